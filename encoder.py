@@ -1,0 +1,257 @@
+"""GPT-2's byte-level byte-pair encoding: text to token ids and back.
+
+It gives the ids of `encoder.py` in https://github.com/openai/gpt-2 for every string. A text is split into pieces
+(words with their leading space, numbers, punctuation, runs of white space); each piece becomes its UTF-8 bytes, one
+token a byte; and pairs of neighbouring tokens are merged, the pair that was learned first before all others, until no
+pair is left that was learned (Sennrich et al., https://arxiv.org/abs/1508.07909). Since it starts from bytes, no text
+is out of vocabulary.
+"""
+import codecs
+import heapq
+import json
+from itertools import chain
+from pathlib import Path
+
+import regex
+
+END_OF_TEXT = "<|endoftext|>"
+
+# How GPT-2 splits a text into pieces, within which it merges. It is a little irregular, and the models were trained
+# with it so: 's is a piece of its own, 'S is not. These are the alternatives of OpenAI's encoder.py with the frequent
+# ones first, which is faster and changes nothing: those moved cannot begin where the ones they passed begin.
+PIECE = regex.compile(r" ?\p{L}+| ?\p{N}+|'(?:[stmd]|re|ve|ll)| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+def bytes_to_unicode():
+    """The character that stands for each byte in the vocabulary files, as a dict {byte: character}.
+
+    Printable bytes stand for themselves. The others (space, control characters, ...) would be invisible in a text
+    file and get the characters from U+0100 on, in order: a space is "Ġ", a newline "Ċ".
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def merge_pairs(ids, merges):
+    """Merge neighbouring tokens until no pair is left that was learned: the loop of byte-pair encoding.
+
+    Each round takes the pair of lowest rank (learned first) and merges all its occurrences from left to right. A heap
+    of ranks and links to the neighbours make a round cost what it changes, not a walk over the whole piece: a "word"
+    of 200,000 letters takes seconds, not hours.
+
+    Args:
+        ids: list of int, the tokens of one piece, at first one for each byte.
+        merges: dict {(left id, right id): (rank, merged id)}.
+
+    Returns:
+        list of int, the merged tokens.
+    """
+    ids = list(ids)
+    n = len(ids)
+    following = list(range(1, n + 1))  # index of the token after this one; n is the end
+    previous = list(range(-1, n - 1))  # index of the token before this one
+    places = {}  # rank -> where a pair of that rank begins (or began: it may have been merged away since)
+    for i, pair in enumerate(zip(ids, ids[1:])):
+        if pair in merges:
+            places.setdefault(merges[pair][0], []).append(i)
+    ranks = list(places)
+    heapq.heapify(ranks)
+    while ranks:
+        rank = heapq.heappop(ranks)
+        for i in sorted(places.pop(rank)):
+            j = following[i]
+            if j >= n or ids[i] is None or merges.get((ids[i], ids[j]), (None,))[0] != rank:
+                continue  # one of the two has gone into another token
+            ids[i], ids[j] = merges[ids[i], ids[j]][1], None
+            following[i] = following[j]
+            if following[i] < n:
+                previous[following[i]] = i
+            for left, right in ((previous[i], i), (i, following[i])):  # the new token's pairs with its neighbours
+                if left >= 0 and right < n and (ids[left], ids[right]) in merges:
+                    new_rank = merges[ids[left], ids[right]][0]
+                    if new_rank not in places:
+                        places[new_rank] = []
+                        heapq.heappush(ranks, new_rank)
+                    places[new_rank].append(left)
+    return [token for token in ids if token is not None]
+
+
+class _PieceIds(dict):
+    """{piece of text: its ids}, worked out when a piece is first met: encoding costs one look-up a piece."""
+
+    MOST_PIECES, LONGEST_PIECE = 2**18, 100  # what is kept is bounded: a service may read texts for months
+
+    def __init__(self, byte_ids, merges):
+        super().__init__()
+        self.byte_ids, self.merges = byte_ids, merges
+
+    def __missing__(self, piece):
+        ids = merge_pairs([self.byte_ids[byte] for byte in piece.encode("utf-8")], self.merges)
+        if len(piece) <= self.LONGEST_PIECE:
+            if len(self) >= self.MOST_PIECES:
+                self.clear()
+            self[piece] = ids
+        return ids
+
+
+class Encoder:
+    """GPT-2's tokenizer.
+
+    Attributes:
+        n_vocab: int, the number of tokens; ids are 0 to n_vocab - 1.
+        eot_token: int, the id of `<|endoftext|>`, which parts documents in GPT-2's training text (None where the
+            vocabulary has no such token). `encode` never gives it: in a text those 13 characters are ordinary text.
+
+    Example:
+        >>> encoder = get_encoder("shakespeare", "models")
+        >>> encoder.decode(encoder.encode("O Romeo, Romeo!"))
+        'O Romeo, Romeo!'
+    """
+
+    def __init__(self, vocabulary, merges):
+        """
+        Args:
+            vocabulary: dict {token: id}, tokens written with the characters of `bytes_to_unicode`.
+            merges: list of (left token, right token), the pairs in the order in which they were learned.
+
+        Raises:
+            ValueError: ids that are not 0 to n - 1, a byte without a token, a pair whose tokens are not in the
+                vocabulary.
+        """
+        if not isinstance(vocabulary, dict):
+            raise ValueError(f"the vocabulary must map tokens to ids, not be a {type(vocabulary).__name__}")
+        if not all(type(i) is int for i in vocabulary.values()):
+            token, i = next((token, i) for token, i in vocabulary.items() if type(i) is not int)
+            raise ValueError(f"the id of token {token!a} is {i!a}, not a whole number")
+        tokens = sorted(vocabulary, key=vocabulary.get)
+        for i, token in enumerate(tokens):
+            if vocabulary[token] != i:
+                raise ValueError(f"ids must be 0 to {len(tokens) - 1}, each once, but token {token!a} has "
+                                 f"{vocabulary[token]} where {i} is due")
+        characters = bytes_to_unicode()
+        for byte, character in characters.items():
+            if character not in vocabulary:
+                raise ValueError(f"byte {byte} has no token (it would be {character!a})")
+        strange = set("".join(tokens)) - set(characters.values())
+        if strange:
+            raise ValueError(f"a token has {min(strange)!a}, which stands for no byte")
+        try:
+            pairs = {(vocabulary[left], vocabulary[right]): (rank, vocabulary[left + right])
+                     for rank, (left, right) in enumerate(merges)}
+        except KeyError as error:
+            raise ValueError(f"merges need the token {error.args[0]!a}, which is not in the vocabulary") from None
+        self.n_vocab = len(tokens)
+        self.eot_token = vocabulary.get(END_OF_TEXT)
+        self._tokens = tokens
+        self._to_byte = {ord(character): byte for byte, character in characters.items()}
+        self._piece_ids = _PieceIds([vocabulary[characters[byte]] for byte in range(256)], pairs)
+
+    def encode(self, text):
+        """Text to token ids.
+
+        Args:
+            text: str, anything that can be written as UTF-8.
+
+        Returns:
+            list of int.
+
+        Raises:
+            TypeError: `text` is no str.
+            ValueError: `text` has a lone surrogate (half a character: UTF-8 cannot write it).
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"the text to encode must be a str, not {type(text).__name__}")
+        try:
+            return list(chain.from_iterable(map(self._piece_ids.__getitem__, PIECE.findall(text))))
+        except UnicodeEncodeError:
+            at, character = next((i, c) for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
+            raise ValueError(f"the text has a lone surrogate, U+{ord(character):04X}, at character {at}: it is half "
+                             "of a character and cannot be encoded; remove it or decode the text anew") from None
+
+    def decode(self, ids):
+        """Token ids to text; bytes that are not UTF-8 (a character cut in two) become U+FFFD.
+
+        Args:
+            ids: iterable of int (NumPy's integers too).
+
+        Returns:
+            str.
+
+        Raises:
+            TypeError: an id is not an integer.
+            ValueError: an id is not in the vocabulary.
+        """
+        return self._bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_stream(self, ids):
+        """Token ids to text, piece by piece as the ids come: for printing while a model generates.
+
+        A character of several bytes may be spread over several tokens; it is given out when its last byte has come.
+        The pieces joined are what `decode` gives, and the errors are its errors.
+
+        Args:
+            ids: iterable of int, a generator for instance.
+
+        Yields:
+            str, never empty.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for i in ids:
+            piece = decoder.decode(self._bytes([i]))
+            if piece:
+                yield piece
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+    def token_bytes(self, i):
+        """The bytes that token id `i` stands for: not always whole characters. Errors as `decode`'s."""
+        return self._bytes([i])
+
+    def _bytes(self, ids):
+        tokens = []
+        for i in ids:
+            if isinstance(i, bool) or not hasattr(i, "__index__"):
+                raise TypeError(f"a token id must be a whole number, not {i!r}")
+            if not 0 <= i < self.n_vocab:
+                raise ValueError(f"token id {i} is not in the vocabulary: ids are 0 to {self.n_vocab - 1}")
+            tokens.append(self._tokens[i])
+        return "".join(tokens).translate(self._to_byte).encode("latin-1")
+
+
+def get_encoder(model_name, models_dir):
+    """The tokenizer of the model in `models_dir/model_name`, from its encoder.json and vocab.bpe.
+
+    Returns:
+        Encoder.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: one of them is malformed; the message names the file and what is wrong.
+    """
+    folder = Path(models_dir) / str(model_name)
+    texts = {}
+    for name in ("encoder.json", "vocab.bpe"):
+        try:
+            texts[name] = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{folder / name} is missing: a model's folder holds its vocabulary in "
+                                    "encoder.json and vocab.bpe") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{folder / name} is not UTF-8 text (byte {error.start}): fetch it anew") from None
+    try:
+        vocabulary = json.loads(texts["encoder.json"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / 'encoder.json'} is not JSON ({error}): fetch it anew") from None
+    lines = texts["vocab.bpe"].split("\n")  # not splitlines(): it also splits at characters that tokens may hold
+    first = 1 if lines[0].startswith("#version") else 0
+    merges = [tuple(line.split(" ")) for line in lines[first:] if line]
+    if not all(len(pair) == 2 and all(pair) for pair in merges):
+        line = next(line for line in lines[first:] if line and (line.count(" ") != 1 or line != line.strip(" ")))
+        raise ValueError(f"{folder / 'vocab.bpe'}, line {lines.index(line, first) + 1}: expected two tokens with a "
+                         f"space between, got {line[:60]!a}")
+    try:
+        return Encoder(vocabulary, merges)
+    except ValueError as error:
+        raise ValueError(f"{folder}: encoder.json and vocab.bpe make no vocabulary: {error}") from None
