@@ -1,0 +1,210 @@
+"""The tokenizer: OpenAI's ids, nothing lost, nothing crashes."""
+import json
+import random
+
+import numpy as np
+import pytest
+from conftest import MODELS, official_vocabulary, read_json
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder import Encoder, bytes_to_unicode, get_encoder, merge_pairs
+
+any_text = st.text() | st.text(alphabet="aeé 'sdt\n\t\u00a0안🤖\u200d1٣!", max_size=40)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return get_encoder("shakespeare", MODELS)
+
+
+def plain_vocabulary(*merges):
+    """A vocabulary of the 256 bytes, these merges and the end of text."""
+    tokens = list(bytes_to_unicode().values()) + [a + b for a, b in merges] + ["<|endoftext|>"]
+    return {token: i for i, token in enumerate(tokens)}, list(merges)
+
+
+@pytest.mark.parametrize("case", read_json("gpt2-token-ids.json"), ids=lambda case: ascii(case["text"])[:30])
+def test_official_ids(case):
+    folder = official_vocabulary()
+    if folder is None:
+        pytest.skip("the official vocabulary is neither in models/124M nor where GPT2_VOCABULARY says")
+    encoder = get_encoder(folder.name, folder.parent)
+    assert encoder.encode(case["text"]) == case["ids"]
+    assert encoder.decode(case["ids"]) == case["text"]
+    assert encoder.eot_token == 50256
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_text)
+def test_round_trip(text):
+    encoder = ENCODER
+    ids = encoder.encode(text)
+    assert encoder.decode(ids) == text
+    assert all(0 <= i < encoder.n_vocab and i != encoder.eot_token for i in ids)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 1023), max_size=30))
+def test_stream_gives_what_decode_gives(ids):
+    pieces = list(ENCODER.decode_stream(iter(ids)))
+    assert "".join(pieces) == ENCODER.decode(ids)
+    assert all(pieces)
+
+
+ENCODER = get_encoder("shakespeare", MODELS)
+
+
+def test_stream_holds_a_character_back_until_it_is_whole(encoder):
+    ids = encoder.encode("a안b")
+    assert len(ids) == 5  # the middle character's three bytes are a token each
+    assert list(encoder.decode_stream(ids)) == ["a", "안", "b"]
+    assert list(encoder.decode_stream(ids[:3])) == ["a", "\ufffd"]
+
+
+def test_stream_gives_each_piece_at_once(encoder):
+    given_out = []
+
+    def ids():
+        for i in encoder.encode("To be"):
+            given_out.append(i)
+            yield i
+
+    stream = encoder.decode_stream(ids())
+    next(stream)
+    assert len(given_out) == 1
+
+
+def test_end_of_text_is_ordinary_text_in_a_prompt(encoder):
+    assert encoder.eot_token == 1023
+    assert encoder.eot_token not in encoder.encode("<|endoftext|>")
+    assert encoder.decode([encoder.eot_token]) == "<|endoftext|>"
+
+
+def one_merge_a_round(ids, merges):
+    """Byte-pair encoding as the paper has it: look at all pairs, merge the best one everywhere, begin again."""
+    while True:
+        known = [pair for pair in zip(ids, ids[1:]) if pair in merges]
+        if not known:
+            return ids
+        best = min(known, key=lambda pair: merges[pair][0])
+        merged, i = [], 0
+        while i < len(ids):
+            if tuple(ids[i : i + 2]) == best:
+                merged.append(merges[best][1])
+                i += 2
+            else:
+                merged.append(ids[i])
+                i += 1
+        ids = merged
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), unique=True))
+def test_merges_are_those_of_the_plain_algorithm(ids, pairs):
+    # any merges at all, also such as no training would learn: a pair may outrank those that its tokens are made of
+    merges = {pair: (rank, 4 + rank) for rank, pair in enumerate(pairs)}
+    assert merge_pairs(ids, merges) == one_merge_a_round(ids, merges)
+
+
+def test_one_long_word_is_no_quadratic_path(encoder):
+    word = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
+    assert encoder.decode(encoder.encode(word)) == word  # a quadratic walk would take hours here
+
+
+def test_what_is_kept_of_pieces_is_bounded(encoder, monkeypatch):
+    pieces = encoder._piece_ids
+    monkeypatch.setattr(type(pieces), "MOST_PIECES", 50)
+    text = " ".join(str(i) for i in range(1000, 1500))
+    assert encoder.decode(encoder.encode(text + " " + "x" * 1000)) == text + " " + "x" * 1000
+    assert len(pieces) <= 50 and max(map(len, pieces)) <= pieces.LONGEST_PIECE
+
+
+def test_numpy_ids_are_ids(encoder):
+    assert encoder.decode(np.array([1, 2, 3])) == encoder.decode([1, 2, 3])
+
+
+@pytest.mark.parametrize("ids, error, message", [
+    ([1024], ValueError, "token id 1024 is not in the vocabulary: ids are 0 to 1023"),
+    ([-1], ValueError, "token id -1 is not in the vocabulary"),
+    ([10**30], ValueError, "token id 1000000000000000000000000000000 is not"),
+    ([1.0], TypeError, "whole number, not 1.0"),
+    ([1.5], TypeError, "whole number, not 1.5"),
+    (["5"], TypeError, "whole number, not '5'"),
+    ([None], TypeError, "whole number, not None"),
+    ([True], TypeError, "whole number, not True"),
+    (np.array([0.5]), TypeError, "whole number, not .*0.5"),
+])
+def test_bad_ids_are_named(encoder, ids, error, message):
+    with pytest.raises(error, match=message):
+        encoder.decode(ids)
+    with pytest.raises(error, match=message):
+        list(encoder.decode_stream(ids))
+
+
+@pytest.mark.parametrize("text, error, message", [
+    ("ab\ud83dc", ValueError, r"lone surrogate, U\+D83D, at character 2"),
+    (b"bytes", TypeError, "must be a str, not bytes"),
+    (None, TypeError, "must be a str, not NoneType"),
+    (5, TypeError, "must be a str, not int"),
+])
+def test_bad_texts_are_named(encoder, text, error, message):
+    with pytest.raises(error, match=message):
+        encoder.encode(text)
+
+
+def write_vocabulary(folder, encoder_json, vocab_bpe):
+    folder.mkdir(exist_ok=True)
+    (folder / "encoder.json").write_bytes(encoder_json)
+    (folder / "vocab.bpe").write_bytes(vocab_bpe)
+    return get_encoder(folder.name, folder.parent)
+
+
+def changed(**changes):
+    vocabulary, _ = plain_vocabulary(("a", "b"))
+    return json.dumps({**vocabulary, **changes}).encode()
+
+
+GOOD_JSON, GOOD_BPE = json.dumps(plain_vocabulary(("a", "b"))[0]).encode(), b"#version: 0.2\na b\n"
+
+
+@pytest.mark.parametrize("encoder_json, vocab_bpe, message", [
+    (b"{", GOOD_BPE, "encoder.json is not JSON"),
+    (b"\xff\xfe", GOOD_BPE, "encoder.json is not UTF-8 text .byte 0"),
+    (b"[" * 100_000, GOOD_BPE, "encoder.json is not JSON"),
+    (b"[1, 2]", GOOD_BPE, "must map tokens to ids, not be a list"),
+    (b"{}", b"", "byte 33 has no token"),
+    (changed(a="x"), GOOD_BPE, "the id of token 'a' is 'x', not a whole number"),
+    (changed(a=1.5), GOOD_BPE, "the id of token 'a' is 1.5"),
+    (changed(a=5), GOOD_BPE, "ids must be 0 to 257, each once, but token 'a' has 5"),
+    (changed(ab=300), GOOD_BPE, "ids must be 0 to 257, each once, but token '<.endoftext.>' has 257 where 256 is due"),
+    (changed(**{"x y": 258}), GOOD_BPE, "a token has ' ', which stands for no byte"),
+    (json.dumps({t: i for i, t in enumerate(t for t in json.loads(GOOD_JSON) if t != "Ġ")}).encode(), GOOD_BPE,
+     "byte 32 has no token"),
+    (GOOD_JSON, b"#version: 0.2\na b\nb q\n", "merges need the token 'bq', which is not in the vocabulary"),
+    (GOOD_JSON, b"#version: 0.2\na b c\n", "vocab.bpe, line 2: expected two tokens with a space between, got 'a b c'"),
+    (GOOD_JSON, b"#version: 0.2\na b\nab\n", "vocab.bpe, line 3: expected two tokens"),
+    (GOOD_JSON, b"#version: 0.2\n\xff\n", "vocab.bpe is not UTF-8 text .byte 14"),
+])
+def test_malformed_vocabularies_are_refused(tmp_path, encoder_json, vocab_bpe, message):
+    with pytest.raises(ValueError, match=message):
+        write_vocabulary(tmp_path / "model", encoder_json, vocab_bpe)
+
+
+def test_a_vocabulary_is_read_whatever_its_line_ends(tmp_path):
+    encoder = write_vocabulary(tmp_path / "model", GOOD_JSON, b"#version: 0.2\r\na b\r\n")
+    assert encoder.encode("ab") == [256]
+
+
+@pytest.mark.parametrize("name", ["encoder.json", "vocab.bpe"])
+def test_a_missing_vocabulary_file_is_named(tmp_path, name):
+    write_vocabulary(tmp_path / "model", GOOD_JSON, GOOD_BPE)
+    (tmp_path / "model" / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        get_encoder("model", tmp_path)
+
+
+def test_an_encoder_without_end_of_text(tmp_path):
+    vocabulary, merges = plain_vocabulary(("a", "b"))
+    del vocabulary["<|endoftext|>"]
+    assert Encoder(vocabulary, merges).eot_token is None
