@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from file_server import FileServer
 
 from gpt2 import generate
 
@@ -153,12 +154,15 @@ def test_closed_streams(redirection, status, stderr):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_ends_quietly():
-    process = subprocess.Popen([sys.executable, "gpt2.py", "ROMEO:", "240", *BUNDLED], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
-    os.read(process.stdout.fileno(), 1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+def test_ctrl_c_ends_quietly(tmp_path):
+    with FileServer({"124M/checkpoint": b"x" * 10**7}) as server:
+        server.delay = 0.05
+        process = subprocess.Popen([sys.executable, "gpt2.py", "ROMEO:", "--models_dir", str(tmp_path)], cwd=ROOT,
+                                   env={**os.environ, "GPT2_BASE_URL": server.url}, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+        os.read(process.stderr.fileno(), 1)  # the first of the progress bar
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in stderr
 
