@@ -271,3 +271,35 @@ def test_bad_options_are_refused(shakespeare, options, error, message):
     _, hparams, params = shakespeare
     with pytest.raises(error, match=message):
         generate([1], params, hparams["n_head"], **{"n_tokens_to_generate": 1, "temperature": 1, **options})
+
+
+# --- looking up what repeats ---
+
+
+@pytest.mark.parametrize("history, n_match, guess", [
+    ("abcdXabcd", 4, "Xabcd"), ("abcdXabcd", 3, "Xabcd"), ("abcd", 2, ""), ("aaaaa", 2, "aaaaa"), ("ababab", 4, "ababa"),
+    ("abcd", 4, ""), ("abcd", 9, ""), ("a", 1, ""), ("xyaxybxy", 2, "bxybx"),
+])
+def test_look_up(history, n_match, guess):
+    assert "".join(map(chr, program.look_up(history, n_match, 5))) == guess
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS, "To be, or not to be, that is the question: " * 2])
+def test_looking_up_changes_no_id_and_saves_passes(shakespeare, prompt, monkeypatch):
+    encoder, hparams, params = shakespeare
+    ids = encoder.encode(prompt) or [encoder.eot_token]
+    n_passes, forward = 0, program.gpt2
+
+    def counted(*arguments, **options):
+        nonlocal n_passes
+        n_passes += 1
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(program, "gpt2", counted)
+    plain = generate(ids, params, hparams["n_head"], 150, lookup=False)
+    assert n_passes == 150
+    n_passes = 0
+    assert generate(ids, params, hparams["n_head"], 150) == plain
+    assert n_passes < 150
+    stop = plain[100]
+    assert generate(ids, params, hparams["n_head"], 150, stop_id=stop) == plain[: plain.index(stop)]

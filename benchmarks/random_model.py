@@ -1,0 +1,71 @@
+"""Checkpoints of GPT-2's shapes with random weights, in OpenAI's layout: as slow and as large as the real ones.
+
+    python benchmarks/random_model.py 124M models/random-124M
+"""
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from encoder import END_OF_TEXT, bytes_to_unicode  # noqa: E402
+from utils import MODEL_SIZES, VOCABULARY_FILES, parameter_shapes  # noqa: E402
+
+HPARAMS = {
+    "124M": {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12},
+    "355M": {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 1024, "n_head": 16, "n_layer": 24},
+    "774M": {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 1280, "n_head": 20, "n_layer": 36},
+    "1558M": {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 1600, "n_head": 25, "n_layer": 48},
+    "tiny": {"n_vocab": 1024, "n_ctx": 128, "n_embd": 64, "n_head": 4, "n_layer": 2},  # for a quick look
+}
+
+
+def official_vocabulary():
+    """The folder with OpenAI's encoder.json and vocab.bpe, if there is one: $GPT2_VOCABULARY, or a downloaded model."""
+    for folder in (os.environ.get("GPT2_VOCABULARY"), *(ROOT / "models" / size for size in MODEL_SIZES)):
+        if folder and all((Path(folder) / name).is_file() for name in VOCABULARY_FILES):
+            return Path(folder)
+    return None
+
+
+def write_vocabulary(folder, n_vocab):
+    """The official vocabulary where it is at hand and fits, else one whose merges are the first pairs of bytes."""
+    official = official_vocabulary()
+    if official and n_vocab == 50257:
+        for name in VOCABULARY_FILES:
+            shutil.copyfile(official / name, folder / name)
+        return
+    characters = list(bytes_to_unicode().values())
+    merges = [(a, b) for a in characters for b in characters][: n_vocab - 257]
+    tokens = characters + [a + b for a, b in merges] + [END_OF_TEXT]
+    (folder / "encoder.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+
+
+def make_random_model(size, folder):
+    """Write a checkpoint of `size` (a key of HPARAMS) into `folder`, unless a whole one is there."""
+    import tensorflow as tf
+
+    folder, hparams = Path(folder), HPARAMS[size]
+    if (folder / "checkpoint").exists():  # written last
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, shape in parameter_shapes(hparams).items():
+        values = np.float32(0.02) * rng.standard_normal((1, *shape) if name.endswith("/w") else shape, dtype=np.float32)
+        tensors[f"model/{name}"] = tf.constant(1 + values if name.endswith("/g") else values)
+    tf.raw_ops.SaveV2(prefix=str(folder / "model.ckpt"), tensor_names=list(tensors),
+                      shape_and_slices=[""] * len(tensors), tensors=list(tensors.values()))
+    write_vocabulary(folder, hparams["n_vocab"])
+    (folder / "hparams.json").write_text(json.dumps(hparams))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
+
+
+if __name__ == "__main__":
+    make_random_model(*sys.argv[1:])
