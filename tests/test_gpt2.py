@@ -103,10 +103,10 @@ def random_params(n_layer=2, n_embd=32, n_vocab=211, n_ctx=600, std=0.25):
             "ln_f": {"g": 1 + w(n), "b": w(n)}}
 
 
-def test_a_long_text_in_chunks_is_the_same_text():
+def test_queries_in_blocks_give_what_all_at_once_give():
     params, ids = random_params(), np.random.default_rng(1).integers(0, 211, 600)
-    assert len(ids) > 2 * program.CHUNK
-    whole = gpt2(ids, **params, n_head=4, tap=lambda name, x: None)  # with a tap there are no chunks
+    assert len(ids) > 2 * program.QUERY_BLOCK
+    whole = gpt2(ids, **params, n_head=4, tap=lambda name, x: None)  # with a tap there are no blocks
     np.testing.assert_allclose(gpt2(ids, **params, n_head=4), whole, atol=2e-3)
     np.testing.assert_allclose(gpt2(ids, **params, n_head=4, n_logits=3), whole[-3:], atol=2e-3)
 
