@@ -164,7 +164,8 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, kv_cache=None, n_past=0, n_l
     inputs = check_ids(inputs, n_vocab=len(wte))
     n_seq = len(inputs)
     if n_past + n_seq > len(wpe):
-        raise ValueError(f"{n_past + n_seq} positions are more than the context of {len(wpe)} (n_ctx): shorten the text")
+        raise ValueError(f"{n_past + n_seq} positions are more than the context of {len(wpe)} (n_ctx): shorten the "
+                         "text")
     if kv_cache is None:
         kv_cache = new_kv_cache(n_past + n_seq, blocks, n_head)
     watch = tapped(tap)

@@ -9,7 +9,8 @@ import gpt2 as program
 from gpt2 import attention, causal_mask, ffn, gelu, generate, gpt2, layer_norm, linear, mha, sample, softmax
 from utils import load_encoder_hparams_and_params, missing_files
 
-PROMPTS = ["ROMEO:", "To be, or not to be", "", "안녕 🤖", "First Citizen:\nBefore we proceed any further, hear me speak.\n\n"]
+PROMPTS = ["ROMEO:", "To be, or not to be", "", "안녕 🤖",
+           "First Citizen:\nBefore we proceed any further, hear me speak.\n\n"]
 
 
 # --- textbook numbers ---
@@ -277,8 +278,8 @@ def test_bad_options_are_refused(shakespeare, options, error, message):
 
 
 @pytest.mark.parametrize("history, n_match, guess", [
-    ("abcdXabcd", 4, "Xabcd"), ("abcdXabcd", 3, "Xabcd"), ("abcd", 2, ""), ("aaaaa", 2, "aaaaa"), ("ababab", 4, "ababa"),
-    ("abcd", 4, ""), ("abcd", 9, ""), ("a", 1, ""), ("xyaxybxy", 2, "bxybx"),
+    ("abcdXabcd", 4, "Xabcd"), ("abcdXabcd", 3, "Xabcd"), ("abcd", 2, ""), ("aaaaa", 2, "aaaaa"),
+    ("ababab", 4, "ababa"), ("abcd", 4, ""), ("abcd", 9, ""), ("a", 1, ""), ("xyaxybxy", 2, "bxybx"),
 ])
 def test_look_up(history, n_match, guess):
     assert "".join(map(chr, program.look_up(history, n_match, 5))) == guess

@@ -132,7 +132,8 @@ def held_out_bits_per_byte(w, ids, end_of_text, n_bytes, evaluate):
     n_windows = -(-(len(ids) - 1) // n)
     padded = np.full(n_windows * n + 1, end_of_text, np.int32)
     padded[: len(ids)] = ids
-    nats = np.concatenate([evaluate(w, tf.constant(padded[i * n : (i + 1) * n + 1][None])) for i in range(n_windows)], 1)
+    windows = [tf.constant(padded[i * n : (i + 1) * n + 1][None]) for i in range(n_windows)]
+    nats = np.concatenate([evaluate(w, window) for window in windows], axis=1)
     return nats[0, : len(ids) - 1].sum() / math.log(2) / n_bytes
 
 
@@ -163,7 +164,8 @@ def train(corpus, steps=3500, seed=0):
     w = {name: tf.Variable(value) for name, value in new_weights(seed).items()}
     mean = {name: tf.Variable(tf.zeros_like(v)) for name, v in w.items()}
     square = {name: tf.Variable(tf.zeros_like(v)) for name, v in w.items()}
-    state = {f"{kind}:{name}": v for kind, group in [("w", w), ("mean", mean), ("square", square)] for name, v in group.items()}
+    groups = {"w": w, "mean": mean, "square": square}
+    state = {f"{kind}:{name}": variable for kind, group in groups.items() for name, variable in group.items()}
     kept, step = HERE / "training" / "state.npz", 0
     if kept.exists():
         with np.load(kept) as arrays:
@@ -191,10 +193,12 @@ def train(corpus, steps=3500, seed=0):
     while step < steps:
         fraction = max(0.0, step - WARMUP) / max(1, steps - WARMUP)
         lr = min(1.0, (step + 1) / WARMUP) * (LAST_LR + (PEAK_LR - LAST_LR) * (1 + math.cos(math.pi * fraction)) / 2)
-        loss = adamw(tf.constant(batch(ids, speeches, end_of_text, step)), tf.constant(lr, tf.float32), tf.constant(step + 1.0))
+        windows = tf.constant(batch(ids, speeches, end_of_text, step))
+        loss = adamw(windows, tf.constant(lr, tf.float32), tf.constant(step + 1.0))
         step, done = step + 1, done + 1
         if step % 20 == 0:
-            print(f"step {step}: training loss {float(loss):.4f}, {(time.time() - begun) / done:.2f} s a step", flush=True)
+            pace = (time.time() - begun) / done
+            print(f"step {step}: training loss {float(loss):.4f}, {pace:.2f} s a step", flush=True)
         if step % 100 == 0 or step == steps:
             kept.parent.mkdir(exist_ok=True)
             partial = kept.with_name("partial.npz")
