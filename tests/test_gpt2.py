@@ -18,6 +18,7 @@ PROMPTS = ["ROMEO:", "To be, or not to be", "", "안녕 🤖",
 
 def test_softmax():
     np.testing.assert_allclose(softmax(np.array([2, 4, 4]) / math.sqrt(3)), [0.13613, 0.43194, 0.43194], atol=5e-6)
+    np.testing.assert_allclose(softmax(np.array([2, 4, 4])), [0.063379, 0.468311, 0.468311], atol=1e-6)
     np.testing.assert_allclose(softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])), [[1, 0], [0.5, 0.5]])
 
 
