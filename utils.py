@@ -14,7 +14,9 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,7 @@ SHA256 = {  # of the 124M's files; the vocabulary is the same for all four sizes
 }
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
 ATTEMPTS, BACKOFF = 5, 1.0  # tries without a byte of progress; seconds before the second one, doubled each time
+SILENT_WAIT = 1  # seconds for which another process may hold the lock before the wait is said
 CONVERTED = re.compile(r"params-[0-9a-f]{16}\.npy(\.part)?")  # the names of converted weights
 
 
@@ -170,11 +173,25 @@ def download_gpt2_files(model_size, model_dir):
                 _download(f"{base_url}/{model_size}/{name}", model_dir / name, sha256)
 
 
+@contextlib.contextmanager
 def _lock(folder):
     """A lock on `folder` among processes; the kernel drops it when its holder dies, however it dies."""
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
-    return FileLock(folder / ".lock")
+    lock = FileLock(folder / ".lock")
+    try:
+        try:
+            lock.acquire(timeout=SILENT_WAIT)
+        except Timeout:
+            notice(f"waiting for another process that is at work in {folder} ...")
+            lock.acquire()
+    except NotImplementedError:  # some network file systems
+        raise OSError(f"{folder} is on a file system without locks, which keep processes apart: choose another "
+                      "--models_dir") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _download(url, path, sha256):
@@ -183,11 +200,10 @@ def _download(url, path, sha256):
     from urllib3.exceptions import NewConnectionError
 
     partial = path.with_name(path.name + ".part")
-    tries = 0
+    tries, furthest = 0, _size(partial)
     while True:
-        size_before = partial.stat().st_size if partial.exists() else 0
         try:
-            md5 = _download_rest(url, partial)
+            told = _download_rest(url, partial)
             break
         except requests.RequestException as error:
             reason = getattr(error.args[0] if error.args else error, "reason", error)
@@ -198,22 +214,28 @@ def _download(url, path, sha256):
             if status is not None and status != 429 and status < 500:
                 raise OSError(f"{url}: the server answers {status} {response.reason}; GPT2_BASE_URL says where to "
                               "look") from None
-            if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.InvalidURL,
-                                  requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema)):
+            # The connection may break while TLS greets, too: only a certificate that is not trusted stays so.
+            if "CERTIFICATE_VERIFY_FAILED" in str(error) or isinstance(error, (
+                    requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
+                    requests.exceptions.MissingSchema)):
                 raise OSError(f"{url}: {reason}") from None
             why = f"{status} {response.reason}" if status else _short(reason)
-            if unreachable:
+            if unreachable and not tries:  # after a break the network may take a moment to come back
                 raise ConnectionError(f"cannot reach {url}: {why}") from None
-            progress = (partial.stat().st_size if partial.exists() else 0) > size_before
-            tries = 1 if progress else tries + 1
+            size = _size(partial)
+            tries, furthest = (1, size) if size > furthest else (tries + 1, furthest)
             if tries >= ATTEMPTS:
                 raise ConnectionError(f"{url}: gave up after {ATTEMPTS} tries: {why}; what came is kept, the next "
                                       "run goes on from there") from None
             delay = BACKOFF * 2 ** (tries - 1)
             notice(f"{path.name}: {why}; trying again in {delay:g} s")
             time.sleep(delay)
-    for kind, expected in (("sha256", sha256), ("md5", md5)):
-        if expected and _digest(partial, kind) != expected:
+    if told["length"] is None and not sha256 and not told["md5"]:
+        _remove_partial(partial)
+        raise OSError(f"{url}: the server tells neither length nor checksum, so nobody can say whether the file is "
+                      "whole; GPT2_BASE_URL says where to look")
+    for kind, expected in (("sha256", sha256), ("md5", told["md5"])):
+        if expected and expected not in _digest(partial, kind):
             _remove_partial(partial)
             raise OSError(f"{url}: the {kind.upper()} checksum of what came is wrong (the file was damaged on the way "
                           "or is another one); it was removed, try again")
@@ -221,11 +243,15 @@ def _download(url, path, sha256):
     _remove_partial(partial)
 
 
-def _download_rest(url, partial):
-    """One try: fetch what `partial` lacks. Returns the MD5 that the server names, in hex, or None.
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
 
-    What was told of the file when its first byte came (length, ETag, ...) lies in `partial`.json: a server that says
-    otherwise now has another version, and that is fetched from its start.
+
+def _download_rest(url, partial):
+    """One try: fetch what `partial` lacks. Returns what the server told of the file, a dict with length, md5, ...
+
+    What was told when its first byte came lies in `partial`.json: a server that says otherwise now has another
+    version, and that is fetched from its start.
     """
     import requests
     from tqdm import tqdm
@@ -233,27 +259,31 @@ def _download_rest(url, partial):
     said = partial.with_name(partial.name + ".json")
     told, have = {}, 0
     with contextlib.suppress(OSError, ValueError):
-        told, have = json.loads(said.read_text()), partial.stat().st_size
-    if not isinstance(told, dict):
+        told, have = json.loads(said.read_text(encoding="utf-8")), _size(partial)
+    if not isinstance(told, dict) or told.keys() != {"length", "md5", "ETag", "Last-Modified"}:
         told, have = {}, 0
-    if have and have == told.get("length"):
-        return told.get("md5")
+    if have and have == told["length"]:
+        return told
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)) as response:
-        if response.status_code == 206:
-            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-            same = span and int(span[1]) == have and span[2] == str(told.get("length")) and all(
-                response.headers.get(name) == told.get(name) for name in ("ETag", "Last-Modified"))
-        if response.status_code == 416 or response.status_code == 206 and not same:
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        rest = response.status_code == 206 and span and int(span[1]) == have > 0 and int(span[2]) == told["length"] \
+            and all(response.headers.get(name) == told[name] for name in ("ETag", "Last-Modified"))
+        if have and not rest and response.status_code in (206, 416):
             _remove_partial(partial)
             return _download_rest(url, partial)
-        response.raise_for_status()
-        if response.status_code != 206:  # the whole file: the first try, or a server without ranges
+        if response.status_code != 200 and not rest:
+            raise requests.HTTPError(response=response)
+        if "text/html" in response.headers.get("Content-Type", ""):
+            raise OSError(f"{url}: a web page came instead of the file; a network that wants a login answers so: open "
+                          "a browser and try again")
+        if not rest:  # the whole file: the first try, or a server without ranges
             have = 0
+            # Whom nobody asked to compress and who does it all the same, tells length and checksum of something else.
+            plain = response.headers.get("Content-Encoding", "identity") == "identity"
             length = response.headers.get("Content-Length", "")
-            md5 = response.headers.get("Content-MD5")
-            told = {"length": int(length) if length.isdigit() else None,
-                    "md5": base64.b64decode(md5).hex() if md5 else None,
+            told = {"length": int(length) if plain and length.isdigit() else None,
+                    "md5": plain and response.headers.get("Content-MD5") or None,
                     "ETag": response.headers.get("ETag"), "Last-Modified": response.headers.get("Last-Modified")}
             _remove_partial(partial)
         length = told["length"]
@@ -261,16 +291,27 @@ def _download_rest(url, partial):
         if length is not None and length - have > free:
             raise OSError(f"{partial.parent}: {url} needs {length - have:,} bytes, only {free:,} are free on this "
                           "disk; make room or choose another --models_dir")
-        said.write_text(json.dumps(told))
-        with open(partial, "ab") as file, tqdm(total=length, initial=have, unit="B", unit_scale=True,
-                                               desc=partial.stem) as bar:
-            for data in response.iter_content(2**18):
-                file.write(data)
-                bar.update(len(data))
-            have = file.tell()
+        try:
+            if not rest:
+                said.write_text(json.dumps(told), encoding="utf-8")
+            with open(partial, "ab") as file, tqdm(total=length, initial=have, unit="B", unit_scale=True,
+                                                   desc=partial.stem) as bar:
+                for data in response.iter_content(2**18):
+                    file.write(data)
+                    bar.update(len(data))
+                have = file.tell()
+                file.flush()
+                os.fsync(file.fileno())  # the name must not outlive a power cut that the content does not
+        except (requests.RequestException, BrokenPipeError):  # BrokenPipeError: nobody watches the progress bar
+            raise
+        except OSError as error:
+            raise OSError(f"{partial} cannot be written ({error.strerror or error}): what came is kept, the next run "
+                          "goes on from there") from None
+    if length is None and response.headers.get("Transfer-Encoding") == "chunked":
+        told["length"] = have  # the last chunk says that it is the last
     if length is not None and have != length:
         raise requests.ConnectionError(f"got {have:,} of {length:,} bytes")
-    return told["md5"]
+    return told
 
 
 def _remove_partial(partial):
@@ -279,11 +320,12 @@ def _remove_partial(partial):
 
 
 def _digest(path, kind):
+    """The checksum of a file as it is written: in hex, and in the base64 of Content-MD5."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         while data := file.read(2**20):
             digest.update(data)
-    return digest.hexdigest()
+    return digest.hexdigest(), base64.b64encode(digest.digest()).decode()
 
 
 def _short(error):
@@ -501,13 +543,20 @@ def _first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
+_ONE_AT_A_TIME = threading.Lock()  # of two threads, one would take the other's silence for the streams to restore
+
+
 @contextlib.contextmanager
 def _quiet():
     """Discard what is written to stdout and stderr, by C++ too: TensorFlow logs before its log level can be set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    with open(os.devnull, "wb") as nowhere:
-        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+    with _ONE_AT_A_TIME, open(os.devnull, "wb") as nowhere:
+        kept = []
+        for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
+            with contextlib.suppress(OSError, AttributeError):  # closed: there is nothing to discard
+                stream.flush()
+            with contextlib.suppress(OSError):
+                kept.append((fd, os.dup(fd)))
         try:
             for fd, _ in kept:
                 os.dup2(nowhere.fileno(), fd)
@@ -564,9 +613,10 @@ def _map_params(path, hparams):
     try:
         # "c": copy on write. Processes share the pages; a weight changed in a notebook stays there.
         flat = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, OverflowError, zipfile.BadZipFile):
         return None
-    if flat.dtype != np.float32 or flat.shape != (sum(int(np.prod(shape)) for shape in shapes.values()),):
+    n_values = sum(int(np.prod(shape)) for shape in shapes.values())
+    if not isinstance(flat, np.memmap) or flat.dtype != np.float32 or flat.shape != (n_values,):
         return None
     flat = flat.view(np.ndarray)  # np.memmap's own class would cost time in every operation
 
