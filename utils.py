@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import hashlib
 import inspect
+import io
 import json
 import os
 import re
@@ -16,7 +17,6 @@ import shutil
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ SHA256 = {  # of the 124M's files; the vocabulary is the same for all four sizes
 }
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
 ATTEMPTS, BACKOFF = 5, 1.0  # tries without a byte of progress; seconds before the second one, doubled each time
+CHUNK = 2**14  # bytes that are read at once: what is left of them is lost when the connection breaks
 SILENT_WAIT = 1  # seconds for which another process may hold the lock before the wait is said
 CONVERTED = re.compile(r"params-[0-9a-f]{16}\.npy(\.part)?")  # the names of converted weights
 
@@ -197,7 +198,7 @@ def _lock(folder):
 def _download(url, path, sha256):
     """Fetch `url` to `path`, trying again after transient failures; raises as `download_gpt2_files`."""
     import requests
-    from urllib3.exceptions import NewConnectionError
+    from urllib3.exceptions import LocationParseError, NewConnectionError
 
     partial = path.with_name(path.name + ".part")
     tries, furthest = 0, _size(partial)
@@ -205,6 +206,8 @@ def _download(url, path, sha256):
         try:
             told = _download_rest(url, partial)
             break
+        except LocationParseError as error:
+            raise OSError(f"{url}: {error}") from None
         except requests.RequestException as error:
             reason = getattr(error.args[0] if error.args else error, "reason", error)
             reason = getattr(reason, "original_error", reason)  # behind a proxy
@@ -296,7 +299,7 @@ def _download_rest(url, partial):
                 said.write_text(json.dumps(told), encoding="utf-8")
             with open(partial, "ab") as file, tqdm(total=length, initial=have, unit="B", unit_scale=True,
                                                    desc=partial.stem) as bar:
-                for data in response.iter_content(2**18):
+                for data in response.iter_content(CHUNK):
                     file.write(data)
                     bar.update(len(data))
                 have = file.tell()
@@ -609,14 +612,14 @@ def _fingerprint(prefix, hparams):
 
 def _map_params(path, hparams):
     """The nested dict over the memory-mapped file `path`, or None where it is missing or not whole."""
-    shapes = parameter_shapes(hparams)
+    shapes, head = parameter_shapes(hparams), _npy_head(hparams)
     try:
+        with open(path, "rb") as file:
+            if file.read(len(head)) != head:  # NumPy would try to make sense of whatever stands there
+                return None
         # "c": copy on write. Processes share the pages; a weight changed in a notebook stays there.
         flat = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError, zipfile.BadZipFile):
-        return None
-    n_values = sum(int(np.prod(shape)) for shape in shapes.values())
-    if not isinstance(flat, np.memmap) or flat.dtype != np.float32 or flat.shape != (n_values,):
+    except (OSError, ValueError):
         return None
     flat = flat.view(np.ndarray)  # np.memmap's own class would cost time in every operation
 
@@ -631,13 +634,20 @@ def _map_params(path, hparams):
     return nested(slices(), hparams["n_layer"])
 
 
+def _npy_head(hparams):
+    """The first bytes of a file of converted weights: NumPy's description of one flat float32 array."""
+    n_values = sum(int(np.prod(shape)) for shape in parameter_shapes(hparams).values())
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (n_values,)})
+    return head.getvalue()
+
+
 def _convert(prefix, path, hparams):
     """Write the checkpoint's tensors to `path`, one at a time; it appears when it is whole."""
     partial = path.with_name(path.name + ".part")
-    n_values = sum(int(np.prod(shape)) for shape in parameter_shapes(hparams).values())
     try:
         with open(partial, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (n_values,)})
+            file.write(_npy_head(hparams))
             for name, array in read_tf_checkpoint(prefix, hparams):
                 array = np.ascontiguousarray(array.T if _by_columns(name) else array)
                 file.write(array.data.cast("B"))
