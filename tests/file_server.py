@@ -16,8 +16,8 @@ class FileServer:
     Attributes:
         faults: {path: list}; each request for a path takes the first of its list: an int is a status to answer with,
             ("cut", n) breaks the connection after n bytes, ("hang", n) sends nothing more after them, and ("gone", n)
-            leaves the network for good; "reset" resets at once, "corrupt" flips a byte, "whole" answers a range with
-            all of the file as if it were the range, None serves as usual.
+            leaves the network for good; ("part", n) answers a range with its first n bytes alone, "whole" with all of
+            the file as if it were the range; "reset" resets at once, "corrupt" flips a byte, None serves as usual.
         ranges, etags, length, md5: whether the server knows them.
         headers: dict of more headers, or such as replace its own.
         chunked: whether bodies are sent in chunks.
@@ -75,11 +75,14 @@ class FileServer:
         if self.ranges and span and fault != "whole":
             start = int(re.fullmatch(r"bytes=(\d+)-", span)[1])
             status = 206 if start < len(data) else 416
-        body = data[start:]
+        end = len(data)
+        if isinstance(fault, tuple) and fault[0] == "part":
+            end = start + fault[1]
+        body = data[start:end]
         if fault == "whole":
             status = 206
         if status == 206:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         if self.etags:
             headers["ETag"] = f'"{hashlib.sha1(data).hexdigest()}"'
         if self.md5 and status == 200:

@@ -159,7 +159,8 @@ def test_ctrl_c_ends_quietly(tmp_path):
         server.delay = 0.05
         process = subprocess.Popen([sys.executable, "gpt2.py", "ROMEO:", "--models_dir", str(tmp_path)], cwd=ROOT,
                                    env={**os.environ, "GPT2_BASE_URL": server.url}, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+                                   stderr=subprocess.PIPE,  # in the background, shells have SIGINT ignored
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         os.read(process.stderr.fileno(), 1)  # the first of the progress bar
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)

@@ -202,6 +202,7 @@ def test_a_partial_file_of_another_version_is_not_continued(server, tmp_path, ne
     server.headers.clear()
     download_gpt2_files("355M", tmp_path)
     assert_whole(tmp_path, contents() | {DATA_FILE: new})
+    assert requests_of(server)[-2:] == ["bytes=98304-", None]
 
 
 @pytest.mark.parametrize("note", [None, b"", b"{", b"[]", b"{}", b"\xff", b"\0" * 90, b'{"length": "300000"}',
@@ -211,6 +212,12 @@ def test_a_damaged_note_beside_a_partial_file_makes_it_start_anew(server, tmp_pa
     if note is not None:
         (tmp_path / f"{DATA_FILE}.part.json").write_bytes(note)
     download(tmp_path)
+
+
+def test_a_range_that_is_answered_in_part_is_no_whole_file(server, tmp_path):
+    server.faults[DATA] = [("cut", 98_304), ("part", 49_152)]
+    download(tmp_path)
+    assert requests_of(server) == [None, "bytes=98304-", "bytes=147456-"]
 
 
 def test_a_range_that_is_answered_with_another_starts_anew(server, tmp_path):
@@ -448,7 +455,8 @@ def test_a_wait_for_another_process_is_said(server, tmp_path, monkeypatch, capsy
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_keeps_what_came(server, tmp_path):
     server.faults[DATA] = [("hang", 98_304)]
-    process = start(tmp_path)
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+    process = start(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_for(lambda: partial_of(tmp_path).exists() and partial_of(tmp_path).stat().st_size == 98_304)
     process.send_signal(signal.SIGINT)
     stderr = process.communicate(timeout=60)[1]
