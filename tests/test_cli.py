@@ -157,10 +157,12 @@ def test_closed_streams(redirection, status, stderr):
 def test_ctrl_c_ends_quietly(tmp_path):
     with FileServer({"124M/checkpoint": b"x" * 10**7}) as server:
         server.delay = 0.05
-        process = subprocess.Popen([sys.executable, "gpt2.py", "ROMEO:", "--models_dir", str(tmp_path)], cwd=ROOT,
+        # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+        program = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import gpt2, utils; "
+                   "utils.run_command_line(gpt2.main)")
+        process = subprocess.Popen([sys.executable, "-c", program, "ROMEO:", "--models_dir", str(tmp_path)], cwd=ROOT,
                                    env={**os.environ, "GPT2_BASE_URL": server.url}, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE,  # in the background, shells have SIGINT ignored
-                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                                   stderr=subprocess.PIPE)
         os.read(process.stderr.fileno(), 1)  # the first of the progress bar
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)

@@ -66,13 +66,12 @@ def partial_of(folder):
     return folder / f"{DATA_FILE}.part"
 
 
-def start(folder, files=None, **options):
-    """A process of its own that downloads into `folder`."""
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils; "
-               f"utils.SHA256 = {sha256(files or contents())!r}; "
+def start(folder, first="pass"):
+    """A process of its own that downloads into `folder`; `first` is what it does before."""
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils; {first}; "
+               f"utils.SHA256 = {sha256(contents())!r}; "
                f"utils.run_command_line(lambda: utils.download_gpt2_files('355M', {str(folder)!r}))")
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            **options)
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition, seconds=30):
@@ -399,9 +398,7 @@ def test_too_little_disk_space_is_said_before_the_first_byte(server, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="limits the size of files as POSIX can")
 def test_a_disk_that_becomes_full_in_the_middle(server, tmp_path):
-    import resource
-
-    process = start(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)))
+    process = start(tmp_path, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))")
     stderr = process.communicate(timeout=100)[1].replace("\r", "\n").splitlines()
     assert process.returncode == 1
     assert stderr[-1].startswith(f"error: {partial_of(tmp_path)} cannot be written (File too large): what came is kept")
@@ -456,7 +453,7 @@ def test_a_wait_for_another_process_is_said(server, tmp_path, monkeypatch, capsy
 def test_ctrl_c_keeps_what_came(server, tmp_path):
     server.faults[DATA] = [("hang", 98_304)]
     # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
-    process = start(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = start(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)")
     wait_for(lambda: partial_of(tmp_path).exists() and partial_of(tmp_path).stat().st_size == 98_304)
     process.send_signal(signal.SIGINT)
     stderr = process.communicate(timeout=60)[1]
