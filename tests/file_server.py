@@ -67,7 +67,7 @@ class FileServer:
         data = self.files.get(path)
         handler.close_connection = True
         if isinstance(fault, int) or data is None:
-            self.head(handler, fault or 404, {"Content-Length": "0"} | self.headers)
+            self.head(handler, fault or 404, {"Content-Length": "0", "Connection": "close"} | self.headers)
             return
         if fault == "reset":
             return
