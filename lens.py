@@ -341,7 +341,7 @@ def neighbours(expression, model, k=10):
     similarities[ids] = -np.inf
     order = np.argsort(-similarities, kind="stable")[:k]
     *pieces, first = tokens([*ids[1:], ids[0]], model).pieces
-    terms = "".join(f" {'+' if sign > 0 else '-'} {piece}" for sign, piece in zip(signs[1:], pieces))
+    terms = "".join(f" {'+' if sign > 0 else '-'} {piece}" for sign, piece in zip(signs[1:], pieces, strict=True))
     return Neighbours(order, tokens(order, model).pieces, similarities[order],
                       ("- " if signs[0] < 0 else "") + first + terms)
 
@@ -435,29 +435,25 @@ def parameters(model):
 def plot_tokens(result, ax=None):
     """Draw `Tokens`: each piece in a box as wide as its text, its id below it."""
     labels = _labels(result.pieces)
-    widths = [max(len(label), len(str(i))) + 1 for label, i in zip(labels, result.ids)]
+    widths = [max(len(label), len(str(i))) + 1 for label, i in zip(labels, result.ids, strict=True)]
     places, x, y = [], 0, 0
     for width in widths:
         if x and x + width > 80:
             x, y = 0, y + 1
         places.append((x, y))
         x += width
-    right = max(place[0] + width for place, width in zip(places, widths))
+    right = max(place[0] + width for place, width in zip(places, widths, strict=True))
     ax = _axes(ax, 0.5 + 0.105 * max(right, 30), 0.9 + 0.5 * (y + 1))
-    for n, ((x, y), width, label, i) in enumerate(zip(places, widths, labels, result.ids)):
-        ax.add_patch(_patch(x, y, width, f"C{n % 10}"))
+    from matplotlib.patches import Rectangle
+
+    for n, ((x, y), width, label, i) in enumerate(zip(places, widths, labels, result.ids, strict=True)):
+        ax.add_patch(Rectangle((x + 0.1, y + 0.06), width - 0.2, 0.88, facecolor=f"C{n % 10}", alpha=0.3))
         for text, dy, size in ((label, 0.36, 9), (str(i), 0.72, 7)):
             ax.text(x + width / 2, y + dy, text, ha="center", va="center", size=size, family="monospace",
                     parse_math=False)
     ax.set(xlim=(0, max(right, 30)), ylim=(y + 1, 0), xticks=[], yticks=[], title=f"{len(labels)} tokens and their ids")
     ax.spines[:].set_visible(False)
     return ax
-
-
-def _patch(x, y, width, colour):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x + 0.1, y + 0.06), width - 0.2, 0.88, facecolor=colour, alpha=0.3)
 
 
 def plot_next_tokens(result, ax=None):
@@ -479,6 +475,8 @@ def plot_parameters(result, ax=None):
     ax = _bars(ax, result.names, result.counts, [f"{n:,} ({n / result.total:.1%})" for n in result.counts],
                "parameters", "part")
     ax.set_title(f"{result.total:,} parameters")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.locator_params(axis="x", nbins=5)
     return ax
 
 
@@ -518,13 +516,13 @@ def plot_attention(result, ax=None):
     n_rows = -(-n_head // n_columns)
     cell = max(2.4 if n_head > 1 else 3.5, min(0.13 if n_head > 1 else 0.19, 14 / n) * n) / n  # inches
     gap = 0.35 / cell if n_head > 1 else 0  # in tokens: room for the head's name
-    ax = _axes(ax, 2.2 + n_columns * (n + gap) * cell, 1.4 + n_rows * (n + gap) * cell)
+    ax = _axes(ax, 2.2 + n_columns * (n + gap) * cell, 1.8 + n_rows * (n + gap) * cell)
     from matplotlib import colormaps
 
     colours = colormaps["viridis"].with_extremes(bad=MASKED)
     hidden = np.triu(np.ones((n, n), dtype=bool), k=1)
     places = [(i % n_columns * (n + gap), i // n_columns * (n + gap)) for i in range(n_head)]
-    for (x, y), head, pattern in zip(places, result.heads, result.pattern):
+    for (x, y), head, pattern in zip(places, result.heads, result.pattern, strict=True):
         image = ax.imshow(np.ma.array(pattern, mask=hidden), cmap=colours, vmin=0, vmax=1, interpolation="nearest",
                           extent=(x - 0.5, x + n - 0.5, y + n - 0.5, y - 0.5))
         if n_head > 1:
@@ -615,7 +613,7 @@ def show_next_tokens(text: str = None, k=10, temperature=1, out: str = None, mod
     result = next_tokens(_read(text), load_encoder_hparams_and_params(model_size, models_dir), k, temperature)
     _print_table(["token", "id", "probability", ""], "<>><",
                  [[piece, str(i), f"{p:.2%}", "█" * round(40 * p) or "▏"]
-                  for i, piece, p in zip(*result)])
+                  for i, piece, p in zip(*result, strict=True)])
     _save(plot_next_tokens, result, out)
 
 
@@ -649,12 +647,13 @@ def show_score(text: str = None, file: str = None, stride=None, each=None, out: 
     if listed:
         _print_table(["token", "id", "log-probability", "probability"], "<>>>",
                      [[piece, str(i), f"{p:.4f}", f"{math.exp(p):.2%}"]
-                      for i, piece, p in zip(result.ids, result.pieces, result.log_probs)])
+                      for i, piece, p in zip(result.ids, result.pieces, result.log_probs, strict=True)])
         print()
     else:
         notice(f"the text has {len(result.ids):,} tokens, which are not listed; --each True lists them")
     _print_table(None, "<>", [["tokens", f"{len(result.ids):,}"], ["bytes", f"{result.n_bytes:,}"],
-                              ["total log-probability", f"{result.total:.3f}"], ["total in bits", f"{-result.total / math.log(2):.3f}"],
+                              ["total log-probability", f"{result.total:.3f}"],
+                              ["total in bits", f"{-result.total / math.log(2):.3f}"],
                               ["bits per byte", f"{result.bits_per_byte:.4f}"],
                               ["perplexity", f"{result.perplexity:.3f}"]])
     _save(plot_score, result, out)
@@ -716,7 +715,8 @@ def show_tokens(text: str = None, out: str = None, model_size: str = None, model
     _check_out(out)
     result = tokens(_read(text), load_encoder_hparams_and_params(model_size, models_dir))
     _print_table(["", "token", "id"], "><>",
-                 [[str(n), piece, str(i)] for n, (i, piece) in enumerate(zip(result.ids, result.pieces))])
+                 [[str(n), piece, str(i)]
+                  for n, (i, piece) in enumerate(zip(result.ids, result.pieces, strict=True))])
     _save(plot_tokens, result, out)
 
 
@@ -732,7 +732,8 @@ def show_neighbours(text: str = None, k=10, out: str = None, model_size: str = N
     _check_out(out)
     result = neighbours(_read(text), load_encoder_hparams_and_params(model_size, models_dir), k)
     _print_table(["token", "id", "cosine"], "<>>",
-                 [[piece, str(i), f"{s:.4f}"] for i, piece, s in zip(result.ids, result.pieces, result.similarities)])
+                 [[piece, str(i), f"{s:.4f}"]
+                  for i, piece, s in zip(result.ids, result.pieces, result.similarities, strict=True)])
     _save(plot_neighbours, result, out)
 
 
@@ -746,7 +747,7 @@ def show_parameters(out: str = None, model_size: str = None, models_dir: str = "
     result = parameters(load_encoder_hparams_and_params(model_size, models_dir))
     _print_table(["part", "shape", "parameters", "share"], "<<>>",
                  [[name, shape, f"{n:,}", f"{n / result.total:.1%}"]
-                  for name, shape, n in zip(result.names, result.shapes, result.counts)]
+                  for name, shape, n in zip(result.names, result.shapes, result.counts, strict=True)]
                  + [["total", "", f"{result.total:,}", "100.0%"]])
     _save(plot_parameters, result, out)
 
@@ -761,10 +762,13 @@ def _read(text):
 def _print_table(header, align, rows):
     """Print rows of str in columns, to the left ("<") or right (">"); a wide (East Asian) character counts twice."""
     rows = rows if header is None else [header, *rows]
-    size = lambda text: sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+    def size(text):
+        return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
     widths = [max((size(row[i]) for row in rows if i < len(row)), default=0) for i in range(len(align))]
     for row in rows:
-        cells = ((" " * (width - size(cell)), cell, side) for cell, width, side in zip(row, widths, align))
+        cells = ((" " * (width - size(cell)), cell, side) for cell, width, side in zip(row, widths, align, strict=True))
         print("  ".join(space + cell if side == ">" else cell + space for space, cell, side in cells).rstrip())
 
 
@@ -787,7 +791,7 @@ def _save(plot, result, out):
 
     figure = Figure(layout="constrained")
     plot(result, figure)
-    figure.savefig(out, dpi=100)
+    figure.savefig(out, dpi=100, bbox_inches="tight")
     notice(f"the picture is in {out}")
 
 
