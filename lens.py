@@ -503,7 +503,7 @@ def plot_score(result, ax=None):
     ax.bar(range(len(bits)), bits, width=0.9 if len(bits) < 200 else 1, color=cm.viridis_r(norm(bits)))
     _token_axis(ax.xaxis, result.pieces)
     ax.set(xlim=(-0.6, len(bits) - 0.4), xlabel="token", ylabel="surprise in bits",
-           title=f"{result.bits_per_byte:.3f} bits per byte, perplexity {result.perplexity:.1f}")
+           title=f"{result.bits_per_byte:.3f} bits per byte, perplexity {result.perplexity:,.1f}")
     ax.figure.colorbar(cm.ScalarMappable(norm, "viridis_r"), ax=ax, label="bits", pad=0.01)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -655,7 +655,7 @@ def show_score(text: str = None, file: str = None, stride=None, each=None, out: 
                               ["total log-probability", f"{result.total:.3f}"],
                               ["total in bits", f"{-result.total / math.log(2):.3f}"],
                               ["bits per byte", f"{result.bits_per_byte:.4f}"],
-                              ["perplexity", f"{result.perplexity:.3f}"]])
+                              ["perplexity", f"{result.perplexity:,.3f}"]])
     _save(plot_score, result, out)
 
 
