@@ -558,11 +558,7 @@ def plot_logit_lens(result, ax=None):
 
 def _axes(ax, width, height):
     """The Axes to draw on; where a new one is made, the figure has this size in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("pictures need matplotlib, which is not installed: pip install matplotlib (the numbers come "
-                          "without it)") from None
+    Figure = _figure_class()
     if ax is None:
         from matplotlib import pyplot
 
@@ -571,6 +567,15 @@ def _axes(ax, width, height):
         ax.set_size_inches(width, height)
         return ax.add_subplot()
     return ax
+
+
+def _figure_class():
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("pictures need matplotlib, which is not installed: pip install matplotlib (the numbers come "
+                          "without it)") from None
+    return Figure
 
 
 def _token_axis(axis, pieces, starts=(0,), size=8):
@@ -626,7 +631,9 @@ def show_score(text: str = None, file: str = None, stride=None, each=None, out: 
         file: a file of UTF-8 text to score instead.
         stride: a text longer than the context is read in windows that begin so many tokens apart; half the context.
         each: True or False, whether to list each token; by default a text that fits the context is listed.
-        out, model_size, models_dir: as in next_tokens.
+        out: a file for the picture, .png, .pdf or .svg.
+        model_size: as in next_tokens.
+        models_dir: as in next_tokens.
     """
     _check_out(out)
     if each is not None and not isinstance(each, bool):
@@ -669,19 +676,21 @@ def show_attention(text: str = None, layer=0, head=None, k=3, out: str = None, m
         head: which head, from 0; without it all heads, and of each the strongest link only.
         k: with one head, how many links of each token.
         out: a file for the heat map (all heads: a grid of them), .png, .pdf or .svg.
-        model_size, models_dir: as in next_tokens.
+        model_size: as in next_tokens.
+        models_dir: as in next_tokens.
     """
     _check_out(out)
     model = load_encoder_hparams_and_params(model_size, models_dir)
     _check_whole("k", k, 1, model[1]["n_ctx"], "the context, n_ctx")
     pieces, pattern, _, heads = result = attention(_read(text), model, layer, head)
     n = len(pieces)
+    n_links = 1 if head is None else min(k, n)
 
     def links(i, row):
-        order = np.argsort(-row[: i + 1], kind="stable")
-        return [f"{j} {pieces[j]} {row[j]:.0%}" for j in order[: k if head is not None else 1]]
+        order = np.argsort(-row[: i + 1], kind="stable")[:n_links]
+        return [f"{j} {pieces[j]} {row[j]:.0%}" for j in order] + [""] * (n_links - len(order))
 
-    header = [f"head {h}" for h in heads] if head is None else ["looks at", *[""] * (min(k, n) - 1)]
+    header = [f"head {h}" for h in heads] if head is None else ["looks at", *[""] * (n_links - 1)]
     _print_table(["", "token", *header], "><" + "<" * len(header),
                  [[str(i), pieces[i], *(link for rows in pattern for link in links(i, rows[i]))] for i in range(n)])
     _save(plot_attention, result, out)
@@ -693,7 +702,9 @@ def show_logit_lens(text: str = None, k=1, out: str = None, model_size: str = No
     Args:
         text: the text; without it, what is piped into stdin.
         k: how many predictions for each layer and position.
-        out, model_size, models_dir: as in next_tokens.
+        out: a file for the picture, .png, .pdf or .svg.
+        model_size: as in next_tokens.
+        models_dir: as in next_tokens.
     """
     _check_out(out)
     result = logit_lens(_read(text), load_encoder_hparams_and_params(model_size, models_dir), k)
@@ -710,7 +721,9 @@ def show_tokens(text: str = None, out: str = None, model_size: str = None, model
 
     Args:
         text: the text; without it, what is piped into stdin.
-        out, model_size, models_dir: as in next_tokens.
+        out: a file for the picture, .png, .pdf or .svg.
+        model_size: as in next_tokens.
+        models_dir: as in next_tokens.
     """
     _check_out(out)
     result = tokens(_read(text), load_encoder_hparams_and_params(model_size, models_dir))
@@ -727,7 +740,9 @@ def show_neighbours(text: str = None, k=10, out: str = None, model_size: str = N
         text: the token, or terms with + and - between; a term in quotes is taken as it stands, else with a space
             before it where there is such a token; #464 is the token of that id.
         k: how many tokens.
-        out, model_size, models_dir: as in next_tokens.
+        out: a file for the picture, .png, .pdf or .svg.
+        model_size: as in next_tokens.
+        models_dir: as in next_tokens.
     """
     _check_out(out)
     result = neighbours(_read(text), load_encoder_hparams_and_params(model_size, models_dir), k)
@@ -741,7 +756,9 @@ def show_parameters(out: str = None, model_size: str = None, models_dir: str = "
     """The number of parameters of each part of the model; the token embeddings, tied to the output, count once.
 
     Args:
-        out, model_size, models_dir: as in next_tokens.
+        out: a file for the picture, .png, .pdf or .svg.
+        model_size: as in next_tokens.
+        models_dir: as in next_tokens.
     """
     _check_out(out)
     result = parameters(load_encoder_hparams_and_params(model_size, models_dir))
@@ -780,16 +797,14 @@ def _check_out(out):
         raise ValueError(f"--out {out}: the picture's file must end in .png, .pdf or .svg")
     if not Path(out).resolve().parent.is_dir():
         raise FileNotFoundError(f"--out {out}: the folder {Path(out).resolve().parent} does not exist")
-    from matplotlib.figure import Figure  # noqa: F401
+    _figure_class()
 
 
 def _save(plot, result, out):
     """Write what `plot` draws of the result to the file `out`, if there is one. No display is needed."""
     if out is None:
         return
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained")
+    figure = _figure_class()(layout="constrained")
     plot(result, figure)
     figure.savefig(out, dpi=100, bbox_inches="tight")
     notice(f"the picture is in {out}")

@@ -1,0 +1,44 @@
+"""The notebook runs from top to bottom, and its committed outputs are what a run gives."""
+import base64
+import re
+
+import nbformat
+import pytest
+from conftest import ROOT
+from nbclient import NotebookClient
+from test_lens import read_png
+
+NUMBER = r"\d+(?:\.\d+)?"
+PATH = ROOT / "notebooks" / "inside_gpt2.ipynb"
+
+
+def outputs(notebook):
+    """(printed text of each code cell, pictures as PNG data)"""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    texts = ["".join(output.get("text", "") for output in cell.outputs) for cell in cells]
+    pictures = [base64.b64decode(output["data"]["image/png"]) for cell in cells for output in cell.outputs
+                if "image/png" in output.get("data", {})]
+    return texts, pictures
+
+
+def test_the_notebook_runs_and_shows_what_is_committed():
+    committed = nbformat.read(PATH, as_version=4)
+    nbformat.validate(committed)
+    assert PATH.stat().st_size < 2**20
+    notebook = nbformat.read(PATH, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    NotebookClient(notebook, timeout=60, kernel_name="python3",
+                   resources={"metadata": {"path": str(PATH.parent)}}).execute()  # raises where a cell does
+    (texts, pictures), (committed_texts, committed_pictures) = outputs(notebook), outputs(committed)
+    assert re.sub(NUMBER, "#", "".join(texts)) == re.sub(NUMBER, "#", "".join(committed_texts))
+    numbers = [[float(number) for text in run for number in re.findall(NUMBER, text)] for run in (texts, committed_texts)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.02)  # another processor may round a last digit otherwise
+    assert len(pictures) == len(committed_pictures) == 11
+    for picture, shown in zip(pictures, committed_pictures):
+        for data in (picture, shown):
+            width, height, n_values = read_png(data)
+            assert 300 < width < 1200 and 100 < height < 900 and n_values > 20
+    assert not [output for cell in notebook.cells for output in cell.get("outputs", [])
+                if output.get("name") == "stderr"]
