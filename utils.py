@@ -332,8 +332,9 @@ def _digest(path, kind):
 
 
 def _short(error):
-    """The last words of a chain of network errors: what went wrong, without the objects' addresses."""
-    return re.sub(r"^.*?0x[0-9a-f]+>: |^.*?object at 0x[0-9a-f]+>,? ?", "", str(error)).strip("()'\" ") or repr(error)
+    """What went wrong, out of a network error's text: its last phrase, without the objects that it is wrapped in."""
+    phrases = re.findall(r"[^'\"()<>]{8,}", str(error))
+    return phrases[-1].strip(":, ") if phrases else repr(error)
 
 
 # --- a model's folder ---------------------------------------------------------------------------
