@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -166,19 +167,20 @@ def test_what_others_put_into_the_folder_stays(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-def test_a_folder_that_cannot_be_written_still_works(folder, tmp_path):
-    for path in (tmp_path, *tmp_path.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    for path in tmp_path.parents:  # another user must be able to get there
-        if path.stat().st_uid == os.getuid() and len(path.parts) > 2:
-            path.chmod(path.stat().st_mode | 0o055)
+def test_a_folder_that_cannot_be_written_still_works(folder):
     program = ("import os, sys; sys.path.insert(0, sys.argv[1]); import filelock, tensorflow; from utils import *; "
                "os.getuid() or os.setuid(65534); "  # root may write anywhere
                "p = load_encoder_hparams_and_params('mine', sys.argv[2])[2]; print(p['wte'].shape)")
-    python = subprocess.run([sys.executable, "-c", program, str(ROOT), str(folder.parent)], capture_output=True,
-                            text=True, cwd="/", timeout=100, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    assert python.stdout == "(1024, 8)\n", python.stderr
-    assert "cannot be kept" in python.stderr and not converted(folder)
+    with tempfile.TemporaryDirectory() as models:  # pytest's own folders are closed to other users
+        copy = shutil.copytree(folder, Path(models) / "mine")
+        for path in (*copy.iterdir(), copy, copy.parent):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        python = subprocess.run([sys.executable, "-c", program, str(ROOT), models], capture_output=True, text=True,
+                                cwd="/", timeout=100, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+        assert python.stdout == "(1024, 8)\n", python.stderr
+        assert "cannot be kept" in python.stderr and not converted(copy)
+        for path in (copy, copy.parent):
+            path.chmod(0o755)
 
 
 def test_optimizer_slots_are_skipped(tmp_path):
