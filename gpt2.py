@@ -264,7 +264,6 @@ def generate_stream(inputs, params, n_head, n_tokens_to_generate, *, temperature
                          f"{len(ids) + n_tokens_to_generate}, more than the context of {n_ctx} (n_ctx): shorten the "
                          "prompt or ask for fewer")
     rng = np.random.default_rng(seed)
-
     lookup = lookup and temperature == 0 and tap is None
 
     def new_ids():

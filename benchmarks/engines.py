@@ -101,7 +101,7 @@ def to_transformers(folder):
             if isinstance(value, dict):
                 add(value, f"{name}.{key}")
             else:
-                tensors[f"{name}.{ {'w': 'weight', 'g': 'weight', 'b': 'bias'}[key] }".replace(" ", "")] = value
+                tensors[f"{name}.{'bias' if key == 'b' else 'weight'}"] = value
 
     for i, block in enumerate(params["blocks"]):
         add(block, f"transformer.h.{i}")

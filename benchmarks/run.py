@@ -111,7 +111,7 @@ def run(command, **options):
 
 def generation(folder, quick):
     """Prompt and decode speed against the peers, and how both grow."""
-    n_vocab, n_ctx = (HPARAMS[folder.name.removeprefix("random-")][key] for key in ("n_vocab", "n_ctx"))
+    n_vocab = HPARAMS[folder.name.removeprefix("random-")]["n_vocab"]
     missing = {name: Worker.missing(name) for name in ENGINES}
     workers = {name: Worker(name, folder) for name in ENGINES if not missing[name]}
     table = Table("Generation", "", *(engine.name for engine in ENGINES.values()))
@@ -139,7 +139,7 @@ def generation(folder, quick):
         growth.row(n, f"{1000 * statistics.median(values['NumPy']):.2f}")
     for worker in workers.values():
         worker.close()
-    return [table, growth], points, n_ctx
+    return [table, growth], points
 
 
 def plot(points, path):
@@ -404,7 +404,7 @@ def main(quick=False, all_sizes=False, keep_environment=False):
         subprocess.run([sys.executable, str(HERE / "random_model.py"), size, str(folder)], check=True,
                        stderr=subprocess.DEVNULL)
         tables, imported = start(folder, quick)
-        made, points, _ = generation(folder, quick)
+        made, points = generation(folder, quick)
         tables = made + tables + tokenizer(folder, quick) + looking_up(folder, quick)
         if all_sizes:
             tables += sizes(models_dir, imported)
