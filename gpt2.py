@@ -384,7 +384,8 @@ def main(prompt: str = None, n_tokens_to_generate=40, model_size: str = None, mo
         top_p: choose among the fewest tokens that together have this probability (needs a temperature).
         seed: a whole number; the same one gives the same text.
     """
-    from utils import load_encoder_hparams_and_params, notice
+    from runtime.terminal import notice, read_stdin
+    from utils import load_encoder_hparams_and_params
 
     check_options(n_tokens_to_generate, temperature, top_k, top_p, seed)  # before anything is downloaded
     if prompt is None:
@@ -415,18 +416,7 @@ def main(prompt: str = None, n_tokens_to_generate=40, model_size: str = None, mo
     return text
 
 
-def read_stdin():
-    """The text piped into stdin, without the newline that `echo` puts at its end; ValueError where it is not UTF-8."""
-    data = sys.stdin.buffer.read()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"stdin is not UTF-8 text: byte 0x{data[error.start]:02X} at {error.start}; convert it first, "
-                         "for instance with iconv") from None
-    return text.removesuffix("\n").removesuffix("\r")
-
-
 if __name__ == "__main__":
-    from utils import run_command_line
+    from runtime.terminal import run_command_line
 
     run_command_line(main)

@@ -27,8 +27,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt2 import check_ids, gpt2, layer_norm, read_stdin, softmax
-from utils import load_encoder_hparams_and_params, notice, run_command_line
+from gpt2 import check_ids, gpt2, layer_norm, softmax
+from runtime.terminal import notice, read_stdin, run_command_line
+from utils import load_encoder_hparams_and_params
 
 VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥"}
 MASKED = "0.8"  # the grey of what a query must not see

@@ -4,24 +4,19 @@ A model is a folder with OpenAI's files: hparams.json (the sizes), encoder.json 
 TensorFlow checkpoint (the weights). Reading the checkpoint needs TensorFlow, which takes seconds to import; so the
 weights are kept beside it as one plain NumPy file, which later runs map into memory in a millisecond.
 """
-import base64
-import contextlib
-import difflib
-import hashlib
-import inspect
-import io
 import json
 import os
 import re
-import shutil
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 
 from encoder import get_encoder
+from runtime import weights
+from runtime.download import download
+from runtime.lock import locked
+from runtime.quiet import quiet
+from runtime.terminal import notice
 
 DEFAULT_MODEL, BUNDLED_MODEL = "124M", "shakespeare"
 MODEL_SIZES = ("124M", "355M", "774M", "1558M")
@@ -38,111 +33,6 @@ SHA256 = {  # of the 124M's files; the vocabulary is the same for all four sizes
     "model.ckpt.meta": "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
-CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
-ATTEMPTS, BACKOFF = 5, 1.0  # tries without a byte of progress; seconds before the second one, doubled each time
-CHUNK = 2**14  # bytes that are read at once: what is left of them is lost when the connection breaks
-SILENT_WAIT = 1  # seconds for which another process may hold the lock before the wait is said
-CONVERTED = re.compile(r"params-[0-9a-f]{16}\.npy(\.part)?")  # the names of converted weights
-
-
-# --- the terminal -------------------------------------------------------------------------------
-
-
-def notice(text):
-    """Say something to the person at the terminal: on stderr, stdout being for results alone."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def run_command_line(component, arguments=None):
-    """Run a function, or one of a dict of functions by its name, on the command line's arguments with Fire.
-
-    Fire guesses types: 123, [1, 2] and None would not arrive as text. Parameters that are annotated as str do here. An
-    unknown option is refused before anything runs; every error of the user is one line on stderr and exit status 1 (2
-    where the command line itself is wrong); Ctrl-C and a closed pipe end quietly, with the shell's 130 and 141.
-    """
-    if sys.stderr is None:  # closed by the caller: what would be said goes nowhere
-        sys.stderr = open(os.devnull, "w")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    status = 0
-    try:
-        if sys.stdout is None:
-            raise OSError("stdout is closed: there is nowhere to write to")
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
-            sys.stderr.reconfigure(errors="backslashreplace")
-        _run_with_fire(component, arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        status = 130
-    except BrokenPipeError:
-        status = 141
-    except CommandLineError as error:
-        notice(f"error: {error}")
-        status = 2
-    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
-        notice("error: " + " ".join(str(error).split() or ["out of memory"]))
-        status = 1
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:  # Python would try once more at exit, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(status)
-
-
-class CommandLineError(ValueError):
-    """The command line has an option, a command or an argument that is not known."""
-
-
-def _run_with_fire(component, arguments):
-    import fire
-
-    arguments = [argument for argument in arguments if argument != "-"]  # a file of that name is stdin, the default
-    for function in component.values() if isinstance(component, dict) else [component]:
-        text = [p.name for p in inspect.signature(function).parameters.values() if p.annotation is str]
-        fire.decorators.SetParseFns(**dict.fromkeys(text, str))(function)
-    rest, function = arguments, component
-    if isinstance(component, dict):
-        if not arguments:
-            raise CommandLineError(f"which command? {', '.join(component)}; --help says more")
-        if not arguments[0].startswith("-"):
-            rest, function = arguments[1:], component.get(arguments[0])
-            if function is None:
-                raise CommandLineError(f"unknown command {arguments[0]!r}{_meant(arguments[0], component)}: "
-                                       f"the commands are {', '.join(component)}")
-    if "--help" in rest or "-h" in rest:
-        arguments = arguments[: len(arguments) - len(rest)] + ["--help"]
-    else:
-        _check_arguments(rest, list(inspect.signature(function).parameters))
-    fire.Fire(component, command=arguments, serialize=lambda result: None)
-
-
-def _check_arguments(arguments, known):
-    """Refuse what Fire would only complain of after the function has run, and at length."""
-    n_values, i = 0, 0
-    while i < len(arguments):
-        argument = arguments[i]
-        name = argument.lstrip("-").partition("=")[0].replace("-", "_")
-        if argument.startswith("--") or re.fullmatch(r"-[a-zA-Z](=.*)?", argument, re.S):
-            if not argument.startswith("--") or name not in known:
-                raise CommandLineError(f"unknown option {argument!r}{_meant(name, known)}: the options are "
-                                       f"{', '.join('--' + name for name in known)}; a text that begins with a dash "
-                                       f"is given as --{known[0]}=TEXT")
-            if "=" not in argument:
-                i += 1
-                if i == len(arguments) or arguments[i].startswith("--"):
-                    raise CommandLineError(f"{argument} needs a value, as in {argument}=VALUE")
-        else:
-            n_values += 1
-        i += 1
-    if n_values > len(known):
-        raise CommandLineError(f"{n_values} arguments are too many: a text of several words goes in quotes")
-
-
-def _meant(name, known):
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
 
 # --- download -----------------------------------------------------------------------------------
 
@@ -167,174 +57,11 @@ def download_gpt2_files(model_size, model_dir):
     model_dir = Path(model_dir)
     model_dir.mkdir(parents=True, exist_ok=True)
     base_url = (os.environ.get("GPT2_BASE_URL") or BASE_URL).rstrip("/")
-    with _lock(model_dir):
+    with locked(model_dir):
         for name in FILES:
             if not (model_dir / name).exists():
                 sha256 = SHA256[name] if model_size == "124M" or name in VOCABULARY_FILES else None
-                _download(f"{base_url}/{model_size}/{name}", model_dir / name, sha256)
-
-
-@contextlib.contextmanager
-def _lock(folder):
-    """A lock on `folder` among processes; the kernel drops it when its holder dies, however it dies."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock")
-    try:
-        try:
-            lock.acquire(timeout=SILENT_WAIT)
-        except Timeout:
-            notice(f"waiting for another process that is at work in {folder} ...")
-            lock.acquire()
-    except NotImplementedError:  # some network file systems
-        raise OSError(f"{folder} is on a file system without locks, which keep processes apart: choose another "
-                      "--models_dir") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _download(url, path, sha256):
-    """Fetch `url` to `path`, trying again after transient failures; raises as `download_gpt2_files`."""
-    import requests
-    from urllib3.exceptions import LocationParseError, NewConnectionError
-
-    partial = path.with_name(path.name + ".part")
-    tries, furthest = 0, _size(partial)
-    while True:
-        try:
-            told = _download_rest(url, partial)
-            break
-        except LocationParseError as error:
-            raise OSError(f"{url}: {error}") from None
-        except requests.RequestException as error:
-            reason = getattr(error.args[0] if error.args else error, "reason", error)
-            reason = getattr(reason, "original_error", reason)  # behind a proxy
-            unreachable = isinstance(reason, NewConnectionError) or isinstance(error, requests.ConnectTimeout)
-            response = getattr(error, "response", None)
-            status = response.status_code if response is not None else None
-            if status is not None and status != 429 and status < 500:
-                raise OSError(f"{url}: the server answers {status} {response.reason}; GPT2_BASE_URL says where to "
-                              "look") from None
-            # The connection may break while TLS greets, too: only a certificate that is not trusted stays so.
-            if "CERTIFICATE_VERIFY_FAILED" in str(error) or isinstance(error, (
-                    requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
-                    requests.exceptions.MissingSchema)):
-                raise OSError(f"{url}: {reason}") from None
-            why = f"{status} {response.reason}" if status else _short(reason)
-            if unreachable and not tries:  # after a break the network may take a moment to come back
-                raise ConnectionError(f"cannot reach {url}: {why}") from None
-            size = _size(partial)
-            tries, furthest = (1, size) if size > furthest else (tries + 1, furthest)
-            if tries >= ATTEMPTS:
-                raise ConnectionError(f"{url}: gave up after {ATTEMPTS} tries: {why}; what came is kept, the next "
-                                      "run goes on from there") from None
-            delay = BACKOFF * 2 ** (tries - 1)
-            notice(f"{path.name}: {why}; trying again in {delay:g} s")
-            time.sleep(delay)
-    if told["length"] is None and not sha256 and not told["md5"]:
-        _remove_partial(partial)
-        raise OSError(f"{url}: the server tells neither length nor checksum, so nobody can say whether the file is "
-                      "whole; GPT2_BASE_URL says where to look")
-    for kind, expected in (("sha256", sha256), ("md5", told["md5"])):
-        if expected and expected not in _digest(partial, kind):
-            _remove_partial(partial)
-            raise OSError(f"{url}: the {kind.upper()} checksum of what came is wrong (the file was damaged on the way "
-                          "or is another one); it was removed, try again")
-    os.replace(partial, path)
-    _remove_partial(partial)
-
-
-def _size(path):
-    return path.stat().st_size if path.exists() else 0
-
-
-def _download_rest(url, partial):
-    """One try: fetch what `partial` lacks. Returns what the server told of the file, a dict with length, md5, ...
-
-    What was told when its first byte came lies in `partial`.json: a server that says otherwise now has another
-    version, and that is fetched from its start.
-    """
-    import requests
-    from tqdm import tqdm
-
-    said = partial.with_name(partial.name + ".json")
-    told, have = {}, 0
-    with contextlib.suppress(OSError, ValueError):
-        told, have = json.loads(said.read_text(encoding="utf-8")), _size(partial)
-    if not isinstance(told, dict) or told.keys() != {"length", "md5", "ETag", "Last-Modified"}:
-        told, have = {}, 0
-    if have and have == told["length"]:
-        return told
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)) as response:
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        rest = response.status_code == 206 and span and int(span[1]) == have > 0 and int(span[2]) == told["length"] \
-            and all(response.headers.get(name) == told[name] for name in ("ETag", "Last-Modified"))
-        if have and not rest and response.status_code in (206, 416):
-            _remove_partial(partial)
-            return _download_rest(url, partial)
-        if response.status_code != 200 and not rest:
-            raise requests.HTTPError(response=response)
-        if "text/html" in response.headers.get("Content-Type", ""):
-            raise OSError(f"{url}: a web page came instead of the file; a network that wants a login answers so: open "
-                          "a browser and try again")
-        if not rest:  # the whole file: the first try, or a server without ranges
-            have = 0
-            # Whom nobody asked to compress and who does it all the same, tells length and checksum of something else.
-            plain = response.headers.get("Content-Encoding", "identity") == "identity"
-            length = response.headers.get("Content-Length", "")
-            told = {"length": int(length) if plain and length.isdigit() else None,
-                    "md5": plain and response.headers.get("Content-MD5") or None,
-                    "ETag": response.headers.get("ETag"), "Last-Modified": response.headers.get("Last-Modified")}
-            _remove_partial(partial)
-        length = told["length"]
-        free = shutil.disk_usage(partial.parent).free
-        if length is not None and length - have > free:
-            raise OSError(f"{partial.parent}: {url} needs {length - have:,} bytes, only {free:,} are free on this "
-                          "disk; make room or choose another --models_dir")
-        try:
-            if not rest:
-                said.write_text(json.dumps(told), encoding="utf-8")
-            with open(partial, "ab") as file, tqdm(total=length, initial=have, unit="B", unit_scale=True,
-                                                   desc=partial.stem) as bar:
-                for data in response.iter_content(CHUNK):
-                    file.write(data)
-                    bar.update(len(data))
-                have = file.tell()
-                file.flush()
-                os.fsync(file.fileno())  # the name must not outlive a power cut that the content does not
-        except (requests.RequestException, BrokenPipeError):  # BrokenPipeError: nobody watches the progress bar
-            raise
-        except OSError as error:
-            raise OSError(f"{partial} cannot be written ({error.strerror or error}): what came is kept, the next run "
-                          "goes on from there") from None
-    if length is None and response.headers.get("Transfer-Encoding") == "chunked":
-        told["length"] = have  # the last chunk says that it is the last
-    if length is not None and have != length:
-        raise requests.ConnectionError(f"got {have:,} of {length:,} bytes")
-    return told
-
-
-def _remove_partial(partial):
-    for path in (partial, partial.with_name(partial.name + ".json")):
-        path.unlink(missing_ok=True)
-
-
-def _digest(path, kind):
-    """The checksum of a file as it is written: in hex, and in the base64 of Content-MD5."""
-    digest = hashlib.new(kind, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while data := file.read(2**20):
-            digest.update(data)
-    return digest.hexdigest(), base64.b64encode(digest.digest()).decode()
-
-
-def _short(error):
-    """What went wrong, out of a network error's text: its last phrase, without the objects that it is wrapped in."""
-    phrases = re.findall(r"[^'\"()<>]{8,}", str(error))
-    return phrases[-1].strip(":, ") if phrases else repr(error)
+                download(f"{base_url}/{model_size}/{name}", model_dir / name, sha256)
 
 
 # --- a model's folder ---------------------------------------------------------------------------
@@ -397,7 +124,7 @@ def missing_files(model_dir):
         prefix = checkpoint_prefix(model_dir)
         if not prefix.with_name(prefix.name + ".index").is_file():
             missing.append(prefix.name + ".index")
-        if not _data_files(prefix):
+        if not data_files(prefix):
             missing.append(prefix.name + ".data-00000-of-00001")
     return missing
 
@@ -415,7 +142,7 @@ def checkpoint_prefix(model_dir):
     return model_dir / re.split(r"[/\\]", match[1])[-1]
 
 
-def _data_files(prefix):
+def data_files(prefix):
     return sorted(path for path in prefix.parent.iterdir()
                   if re.fullmatch(re.escape(prefix.name) + r"\.data-\d{5}-of-\d{5}", path.name))
 
@@ -492,18 +219,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
         ValueError: a tensor is missing, has another shape or type, or the file is damaged; the message names it.
         FileNotFoundError: there is no such checkpoint.
     """
-    return nested(((name, np.asfortranarray(array) if _by_columns(name) else array)
-                   for name, array in read_tf_checkpoint(tf_ckpt_path, hparams)), hparams["n_layer"])
-
-
-def _by_columns(name):
-    """Whether a tensor is kept in Fortran order, column after column: the matrices of the linear layers are.
-
-    It is the same [n_in, n_out] array, but all weights of one output lie side by side, so that x @ w for one row is
-    one unbroken dot product an output: decoding reads the weights about a sixth faster. (wte and wpe stay in C order:
-    their rows are what is looked up, and the logits are the dot products of those rows.)
-    """
-    return name.endswith("/w")
+    return nested(weights.ordered(read_tf_checkpoint(tf_ckpt_path, hparams)), hparams["n_layer"])
 
 
 def read_tf_checkpoint(tf_ckpt_path, hparams):
@@ -515,7 +231,7 @@ def read_tf_checkpoint(tf_ckpt_path, hparams):
     tf_ckpt_path = str(tf_ckpt_path)
     if not os.path.isfile(tf_ckpt_path + ".index"):
         raise FileNotFoundError(f"{tf_ckpt_path}.index is missing: without it the checkpoint cannot be read")
-    with _quiet():
+    with quiet():
         import tensorflow as tf
 
         try:
@@ -535,7 +251,7 @@ def read_tf_checkpoint(tf_ckpt_path, hparams):
             raise ValueError(f"{tf_ckpt_path}: {full_name} has shape {list(stored)}, but hparams.json needs "
                              f"{list(shape)}")
         try:
-            with _quiet():
+            with quiet():
                 array = reader.get_tensor(full_name)
         except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
             raise ValueError(f"{tf_ckpt_path}.data-* is damaged at {full_name} ({_first_line(error)}): fetch it "
@@ -547,117 +263,16 @@ def _first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-_ONE_AT_A_TIME = threading.Lock()  # of two threads, one would take the other's silence for the streams to restore
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Discard what is written to stdout and stderr, by C++ too: TensorFlow logs before its log level can be set."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _ONE_AT_A_TIME, open(os.devnull, "wb") as nowhere:
-        kept = []
-        for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
-            with contextlib.suppress(OSError, AttributeError):  # closed: there is nothing to discard
-                stream.flush()
-            with contextlib.suppress(OSError):
-                kept.append((fd, os.dup(fd)))
-        try:
-            for fd, _ in kept:
-                os.dup2(nowhere.fileno(), fd)
-            yield
-        finally:
-            for fd, copy in kept:
-                os.dup2(copy, fd)
-                os.close(copy)
-
-
-# --- the converted weights ----------------------------------------------------------------------
-
-
 def load_params(model_dir, hparams):
     """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
-
-    The copy is `params-FINGERPRINT.npy`: all tensors one after the other in one flat float32 array. Its name holds a
-    hash of what it was made from, so that a checkpoint that was changed or touched is converted anew. Where the folder
-    cannot be written, the weights are read from the checkpoint into memory each time.
 
     Returns and raises as `load_gpt2_params_from_tf_ckpt`.
     """
     model_dir = Path(model_dir)
     prefix = checkpoint_prefix(model_dir)
-    path = model_dir / f"params-{_fingerprint(prefix, hparams)}.npy"
-    params = _map_params(path, hparams)
-    if params is None:
-        try:
-            with _lock(model_dir):
-                params = _map_params(path, hparams)  # another process may have made it meanwhile
-                if params is None:
-                    notice(f"converting {model_dir} to NumPy, once ...")
-                    _convert(prefix, path, hparams)
-                    params = _map_params(path, hparams)
-        except OSError as error:
-            notice(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading the "
-                   "checkpoint itself")
-    return load_gpt2_params_from_tf_ckpt(prefix, hparams) if params is None else params
-
-
-def _fingerprint(prefix, hparams):
-    """16 hex digits that differ where the checkpoint does: its index holds a checksum of every tensor."""
     index = prefix.with_name(prefix.name + ".index")
     if not index.is_file():
         raise FileNotFoundError(f"{index} is missing: without it the checkpoint cannot be read")
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (index, *_data_files(prefix))]
-    sizes = list(parameter_shapes(hparams).items())
-    return hashlib.sha256(index.read_bytes() + repr(("by columns", files, sizes)).encode()).hexdigest()[:16]
-
-
-def _map_params(path, hparams):
-    """The nested dict over the memory-mapped file `path`, or None where it is missing or not whole."""
-    shapes, head = parameter_shapes(hparams), _npy_head(hparams)
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(head)) != head:  # NumPy would try to make sense of whatever stands there
-                return None
-        # "c": copy on write. Processes share the pages; a weight changed in a notebook stays there.
-        flat = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    flat = flat.view(np.ndarray)  # np.memmap's own class would cost time in every operation
-
-    def slices():
-        start = 0
-        for name, shape in shapes.items():
-            stop = start + int(np.prod(shape))
-            part = flat[start:stop]
-            yield name, part.reshape(shape[::-1]).T if _by_columns(name) else part.reshape(shape)
-            start = stop
-
-    return nested(slices(), hparams["n_layer"])
-
-
-def _npy_head(hparams):
-    """The first bytes of a file of converted weights: NumPy's description of one flat float32 array."""
-    n_values = sum(int(np.prod(shape)) for shape in parameter_shapes(hparams).values())
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (n_values,)})
-    return head.getvalue()
-
-
-def _convert(prefix, path, hparams):
-    """Write the checkpoint's tensors to `path`, one at a time; it appears when it is whole."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        with open(partial, "wb") as file:
-            file.write(_npy_head(hparams))
-            for name, array in read_tf_checkpoint(prefix, hparams):
-                array = np.ascontiguousarray(array.T if _by_columns(name) else array)
-                file.write(array.data.cast("B"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        for old in path.parent.iterdir():  # conversions of what this checkpoint was before
-            if CONVERTED.fullmatch(old.name) and old != path:
-                with contextlib.suppress(OSError):
-                    old.unlink()
-
+    tensors = weights.load(model_dir, [index, *data_files(prefix)], parameter_shapes(hparams),
+                           lambda: read_tf_checkpoint(prefix, hparams))
+    return nested(tensors, hparams["n_layer"])

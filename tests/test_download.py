@@ -14,6 +14,8 @@ import pytest
 from conftest import MODELS, ROOT
 from file_server import FileServer
 
+import runtime.download
+import runtime.lock
 import utils
 from utils import FILES, download_gpt2_files, load_encoder_hparams_and_params
 
@@ -38,7 +40,7 @@ def serve(monkeypatch, files):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("GPT2_BASE_URL", server.url)
     monkeypatch.setattr(utils, "SHA256", sha256(files))
-    monkeypatch.setattr(utils, "BACKOFF", 0.001)
+    monkeypatch.setattr(runtime.download, "BACKOFF", 0.001)
     return server
 
 
@@ -68,9 +70,9 @@ def partial_of(folder):
 
 def start(folder, first="pass"):
     """A process of its own that downloads into `folder`; `first` is what it does before."""
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils; {first}; "
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils, runtime.terminal; {first}; "
                f"utils.SHA256 = {sha256(contents())!r}; "
-               f"utils.run_command_line(lambda: utils.download_gpt2_files('355M', {str(folder)!r}))")
+               f"runtime.terminal.run_command_line(lambda: utils.download_gpt2_files('355M', {str(folder)!r}))")
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -107,8 +109,8 @@ def test_the_official_address_and_what_replaces_it(server, tmp_path, monkeypatch
 def test_the_program_downloads_converts_and_runs_what_is_asked_for(monkeypatch, tmp_path, shakespeare):
     files = {name: (MODELS / "shakespeare" / name).read_bytes() for name in FILES if name != "model.ckpt.meta"}
     files["model.ckpt.meta"] = b"a graph, which nobody reads"
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gpt2, utils; "
-               f"utils.SHA256 = {sha256(files)!r}; utils.run_command_line(gpt2.main)")
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gpt2, utils, runtime.terminal; "
+               f"utils.SHA256 = {sha256(files)!r}; runtime.terminal.run_command_line(gpt2.main)")
     arguments = [sys.executable, "-c", program, "ROMEO:", "5", "--model_size", "355M", "--models_dir", str(tmp_path)]
     with serve(monkeypatch, files) as server:
         first, again = (subprocess.run(arguments, capture_output=True, text=True, timeout=100) for _ in range(2))
@@ -147,9 +149,9 @@ def test_a_cut_download_goes_on_where_it_stopped(server, tmp_path, capsys):
 
 
 def test_each_cut_that_brought_something_counts_anew(server, tmp_path):
-    server.faults[DATA] = [("cut", utils.CHUNK)] * (2 * utils.ATTEMPTS)
+    server.faults[DATA] = [("cut", runtime.download.CHUNK)] * (2 * runtime.download.ATTEMPTS)
     download(tmp_path)
-    assert requests_of(server)[-1] == f"bytes={2 * utils.ATTEMPTS * utils.CHUNK}-"
+    assert requests_of(server)[-1] == f"bytes={2 * runtime.download.ATTEMPTS * runtime.download.CHUNK}-"
 
 
 def test_a_killed_download_goes_on_and_leaves_no_lock(server, tmp_path):
@@ -164,7 +166,7 @@ def test_a_killed_download_goes_on_and_leaves_no_lock(server, tmp_path):
 
 
 def test_a_download_killed_before_the_renaming_needs_no_request(server, tmp_path):
-    server.faults[DATA] = [("cut", 98_304), *["reset"] * utils.ATTEMPTS]
+    server.faults[DATA] = [("cut", 98_304), *["reset"] * runtime.download.ATTEMPTS]
     with pytest.raises(ConnectionError):
         download_gpt2_files("355M", tmp_path)
     partial_of(tmp_path).write_bytes(contents()[DATA_FILE])
@@ -182,7 +184,7 @@ def test_a_server_without_ranges_starts_the_file_anew(server, tmp_path):
 
 def test_a_server_without_ranges_that_keeps_breaking_is_given_up(server, tmp_path):
     server.ranges = False
-    server.faults[DATA] = [("cut", n * utils.CHUNK) for n in (9, 1, 2, 3, 4, 5, 6)]  # never further than the first
+    server.faults[DATA] = [("cut", n * runtime.download.CHUNK) for n in (9, 1, 2, 3, 4, 5, 6)]  # never further than the first
     with pytest.raises(ConnectionError, match="gave up"):
         download_gpt2_files("355M", tmp_path)
 
@@ -193,7 +195,7 @@ def test_a_partial_file_of_another_version_is_not_continued(server, tmp_path, ne
     server.etags = etags
     if not etags and len(new) == 300_000:
         server.headers["Last-Modified"] = "Wed, 01 Jan 2020 00:00:00 GMT"
-    server.faults[DATA] = [("cut", 98_304), *["reset"] * utils.ATTEMPTS]
+    server.faults[DATA] = [("cut", 98_304), *["reset"] * runtime.download.ATTEMPTS]
     with pytest.raises(ConnectionError):
         download_gpt2_files("355M", tmp_path)
     assert partial_of(tmp_path).stat().st_size == 98_304
@@ -232,21 +234,21 @@ def test_a_range_that_is_answered_with_another_starts_anew(server, tmp_path):
                                         (429, "429 Too Many Requests"), (500, "500 Internal Server Error"),
                                         (503, "503 Service Unavailable")])
 def test_transient_failures_are_retried_and_said(server, tmp_path, capsys, fault, why):
-    server.faults[DATA] = [fault] * (utils.ATTEMPTS - 1)
+    server.faults[DATA] = [fault] * (runtime.download.ATTEMPTS - 1)
     download(tmp_path)
-    assert len(requests_of(server)) == utils.ATTEMPTS
+    assert len(requests_of(server)) == runtime.download.ATTEMPTS
     said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "trying again" in line]
-    assert len(said) == utils.ATTEMPTS - 1
+    assert len(said) == runtime.download.ATTEMPTS - 1
     for i, line in enumerate(said):
         assert line.startswith(f"{DATA_FILE}: ") and line.endswith(f"; trying again in {0.001 * 2**i:g} s")
         assert why in line
 
 
 def test_after_a_few_tries_it_gives_up_and_keeps_what_came(server, tmp_path):
-    server.faults[DATA] = [("cut", 98_304), *[503] * utils.ATTEMPTS]
-    with pytest.raises(ConnectionError, match=f"{DATA}: gave up after {utils.ATTEMPTS} tries: 503 .* is kept"):
+    server.faults[DATA] = [("cut", 98_304), *[503] * runtime.download.ATTEMPTS]
+    with pytest.raises(ConnectionError, match=f"{DATA}: gave up after {runtime.download.ATTEMPTS} tries: 503 .* is kept"):
         download_gpt2_files("355M", tmp_path)
-    assert len(requests_of(server)) == utils.ATTEMPTS
+    assert len(requests_of(server)) == runtime.download.ATTEMPTS
     assert not (tmp_path / DATA_FILE).exists()
     server.faults.clear()
     download(tmp_path)
@@ -255,7 +257,7 @@ def test_after_a_few_tries_it_gives_up_and_keeps_what_came(server, tmp_path):
 
 @pytest.mark.parametrize("where", [0, 196_608])
 def test_a_server_that_falls_silent_is_asked_again(server, tmp_path, monkeypatch, capsys, where):
-    monkeypatch.setattr(utils, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(runtime.download, "READ_TIMEOUT", 0.3)
     server.faults[DATA] = [("hang", where)]
     download(tmp_path)
     assert requests_of(server) == [None, f"bytes={where}-" if where else None]
@@ -264,7 +266,7 @@ def test_a_server_that_falls_silent_is_asked_again(server, tmp_path, monkeypatch
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how a full queue of connections behaves differs")
 def test_a_server_that_never_takes_the_connection(tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(runtime.download, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
         address = listening.getsockname()
         waiting = []
@@ -290,7 +292,7 @@ def test_a_network_that_goes_in_the_middle_may_come_back(server, tmp_path, capsy
     server.faults[DATA] = [("gone", 98_304)]
     with pytest.raises(ConnectionError, match="gave up after .* tries: .*refused"):
         download_gpt2_files("355M", tmp_path)
-    assert capsys.readouterr().err.count("trying again") == utils.ATTEMPTS - 1
+    assert capsys.readouterr().err.count("trying again") == runtime.download.ATTEMPTS - 1
     assert partial_of(tmp_path).stat().st_size == 98_304
 
 
@@ -298,7 +300,7 @@ def test_a_connection_that_breaks_before_it_is_encrypted_is_tried_again(server, 
     monkeypatch.setenv("GPT2_BASE_URL", server.url.replace("http:", "https:"))  # what answers is no TLS
     with pytest.raises(ConnectionError, match="gave up"):
         download_gpt2_files("355M", tmp_path)
-    assert capsys.readouterr().err.count("trying again") == utils.ATTEMPTS - 1
+    assert capsys.readouterr().err.count("trying again") == runtime.download.ATTEMPTS - 1
 
 
 @pytest.mark.parametrize("status", [404, 403, 410, 204, 304])
@@ -410,7 +412,7 @@ def test_a_disk_that_becomes_full_in_the_middle(server, tmp_path):
                                       "http://" + "a" * 70 + ".invalid/models", "http://127.0.0.1:99999/models"])
 def test_an_address_that_is_none(tmp_path, monkeypatch, base_url):
     monkeypatch.setenv("GPT2_BASE_URL", base_url)
-    monkeypatch.setattr(utils, "BACKOFF", 0.001)
+    monkeypatch.setattr(runtime.download, "BACKOFF", 0.001)
     with pytest.raises(OSError, match="355M/checkpoint"):
         download_gpt2_files("355M", tmp_path)
 
@@ -434,7 +436,7 @@ def test_processes_that_start_at_once_fetch_each_file_once(server, tmp_path, n):
 
 
 def test_a_wait_for_another_process_is_said(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(utils, "SILENT_WAIT", 0.05)
+    monkeypatch.setattr(runtime.lock, "SILENT_WAIT", 0.05)
     server.faults[DATA] = [("hang", 98_304)]
     process = start(tmp_path)
     wait_for(lambda: partial_of(tmp_path).exists())
