@@ -9,8 +9,6 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
-
 from encoder import get_encoder
 from runtime import weights
 from runtime.download import download
@@ -189,9 +187,9 @@ def parameter_shapes(hparams):
     return shapes | {"ln_f/g": (n,), "ln_f/b": (n,)}
 
 
-def nested(arrays, n_layer):
+def nested(arrays, hparams):
     """(name, array) pairs to the nested dict of `load_gpt2_params_from_tf_ckpt`: h3/ln_1/g -> blocks[3].ln_1.g"""
-    params = {"blocks": [{} for _ in range(n_layer)]}
+    params = {"blocks": [{} for _ in range(hparams["n_layer"])]}
     for name, array in arrays:
         *path, leaf = name.split("/")
         group = params
@@ -219,7 +217,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
         ValueError: a tensor is missing, has another shape or type, or the file is damaged; the message names it.
         FileNotFoundError: there is no such checkpoint.
     """
-    return nested(weights.ordered(read_tf_checkpoint(tf_ckpt_path, hparams)), hparams["n_layer"])
+    return nested(weights.ordered(read_tf_checkpoint(tf_ckpt_path, hparams)), hparams)
 
 
 def read_tf_checkpoint(tf_ckpt_path, hparams):
@@ -275,4 +273,4 @@ def load_params(model_dir, hparams):
         raise FileNotFoundError(f"{index} is missing: without it the checkpoint cannot be read")
     tensors = weights.load(model_dir, [index, *data_files(prefix)], parameter_shapes(hparams),
                            lambda: read_tf_checkpoint(prefix, hparams))
-    return nested(tensors, hparams["n_layer"])
+    return nested(tensors, hparams)

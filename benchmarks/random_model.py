@@ -1,6 +1,6 @@
-"""Checkpoints of GPT-2's shapes with random weights, in OpenAI's layout: as slow and as large as the real ones.
+"""Random weights in a GPT-2's shapes: as large and as slow as a real model.
 
-    python benchmarks/random_model.py 124M models/random-124M
+    python benchmarks/random_model.py 124M models/random-124M      # a checkpoint in OpenAI's layout
 """
 import json
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from encoder import END_OF_TEXT, bytes_to_unicode  # noqa: E402
-from utils import MODEL_SIZES, VOCABULARY_FILES, parameter_shapes  # noqa: E402
+from utils import MODEL_SIZES, VOCABULARY_FILES, nested, parameter_shapes  # noqa: E402
 
 HPARAMS = {
     "124M": {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12},
@@ -25,8 +25,34 @@ HPARAMS = {
 }
 
 
+def random_tensors(hparams, std=0.02, seed=0):
+    """(name, float32 array) of each tensor of the model; `std` is that of the weights (a new GPT-2 has 0.02)."""
+    rng = np.random.default_rng(seed)
+    for name, shape in parameter_shapes(hparams).items():
+        values = np.float32(std) * rng.standard_normal(shape, dtype=np.float32)
+        yield name, 1 + values if name.endswith("/g") else values
+
+
+def random_params(hparams, std=0.02, seed=0):
+    """The same as the nested dict that `gpt2` takes."""
+    return nested(random_tensors(hparams, std, seed), hparams)
+
+
+def write_checkpoint(folder, hparams, tensors):
+    """Write checkpoint, model.ckpt.* and hparams.json as OpenAI laid them out; `tensors` is a dict {name: array}."""
+    import tensorflow as tf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    values = [tf.constant(array[None] if name.endswith("/w") and array.ndim == 2 else array)  # OpenAI's conv1d
+              for name, array in tensors.items()]
+    tf.raw_ops.SaveV2(prefix=str(folder / "model.ckpt"), tensor_names=[f"model/{name}" for name in tensors],
+                      shape_and_slices=[""] * len(values), tensors=values)
+    (folder / "hparams.json").write_text(json.dumps(hparams))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
+
+
 def official_vocabulary():
-    """The folder with OpenAI's encoder.json and vocab.bpe, if there is one: $GPT2_VOCABULARY, or a downloaded model."""
+    """The folder with OpenAI's encoder.json and vocab.bpe: $GPT2_VOCABULARY or a downloaded model, else None."""
     for folder in (os.environ.get("GPT2_VOCABULARY"), *(ROOT / "models" / size for size in MODEL_SIZES)):
         if folder and all((Path(folder) / name).is_file() for name in VOCABULARY_FILES):
             return Path(folder)
@@ -34,7 +60,7 @@ def official_vocabulary():
 
 
 def write_vocabulary(folder, n_vocab):
-    """The official vocabulary where it is at hand and fits, else one whose merges are the first pairs of bytes."""
+    """The official vocabulary if it is at hand and fits, else one whose merges are the first pairs of bytes."""
     official = official_vocabulary()
     if official and n_vocab == 50257:
         for name in VOCABULARY_FILES:
@@ -49,22 +75,11 @@ def write_vocabulary(folder, n_vocab):
 
 def make_random_model(size, folder):
     """Write a checkpoint of `size` (a key of HPARAMS) into `folder`, unless a whole one is there."""
-    import tensorflow as tf
-
-    folder, hparams = Path(folder), HPARAMS[size]
-    if (folder / "checkpoint").exists():  # written last
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, shape in parameter_shapes(hparams).items():
-        values = np.float32(0.02) * rng.standard_normal((1, *shape) if name.endswith("/w") else shape, dtype=np.float32)
-        tensors[f"model/{name}"] = tf.constant(1 + values if name.endswith("/g") else values)
-    tf.raw_ops.SaveV2(prefix=str(folder / "model.ckpt"), tensor_names=list(tensors),
-                      shape_and_slices=[""] * len(tensors), tensors=list(tensors.values()))
-    write_vocabulary(folder, hparams["n_vocab"])
-    (folder / "hparams.json").write_text(json.dumps(hparams))
-    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
+    folder = Path(folder)
+    if not (folder / "checkpoint").exists():  # written last
+        folder.mkdir(parents=True, exist_ok=True)
+        write_vocabulary(folder, HPARAMS[size]["n_vocab"])
+        write_checkpoint(folder, HPARAMS[size], dict(random_tensors(HPARAMS[size])))
 
 
 if __name__ == "__main__":

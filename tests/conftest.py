@@ -1,34 +1,29 @@
-"""What the tests share: the models at hand, TensorFlow's GPT-2 to compare with, and the program as a process."""
-import json
+"""Fixtures: the models at hand, TensorFlow's GPT-2 to compare with, the program as a process."""
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import DATA, MODELS, ROOT, Model
 
 from utils import load_encoder_hparams_and_params, load_hparams, load_params
-
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "tests" / "data"
-MODELS = ROOT / "models"
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The small random checkpoint of which OpenAI's original TensorFlow graph computed logits and greedy ids."""
+    """The small random checkpoint with logits and greedy ids from OpenAI's original TensorFlow graph."""
     folder = shutil.copytree(DATA / "openai-tiny", tmp_path_factory.mktemp("models") / "openai-tiny")
     hparams = load_hparams(folder)
     with np.load(folder / "expected.npz") as arrays:
-        return hparams, load_params(folder, hparams), dict(arrays)
+        return Model(None, hparams, load_params(folder, hparams)), dict(arrays)
 
 
 @pytest.fixture(scope="session")
 def shakespeare():
-    """The bundled model: (encoder, hparams, params)."""
-    return load_encoder_hparams_and_params("shakespeare", MODELS)
+    """The bundled model."""
+    return Model(*load_encoder_hparams_and_params("shakespeare", MODELS))
 
 
 @pytest.fixture(scope="session")
@@ -55,15 +50,3 @@ def run():
         return subprocess.run([sys.executable, str(ROOT / program), *arguments], env=env, **options)
 
     return run
-
-
-def official_vocabulary():
-    """The folder that holds OpenAI's encoder.json and vocab.bpe, or None: models/124M, or $GPT2_VOCABULARY."""
-    for folder in (os.environ.get("GPT2_VOCABULARY"), MODELS / "124M"):
-        if folder and all((Path(folder) / name).is_file() for name in ("encoder.json", "vocab.bpe")):
-            return Path(folder)
-    return None
-
-
-def read_json(name):
-    return json.loads((DATA / name).read_text(encoding="utf-8"))

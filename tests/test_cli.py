@@ -5,12 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 from file_server import FileServer
+from helpers import BUNDLED, ROOT, error_line
 
 from gpt2 import generate
-
-BUNDLED = ("--model_size", "shakespeare")
 
 
 @pytest.fixture
@@ -22,13 +20,6 @@ def expected(shakespeare):
         return encoder.decode(generate(ids, params, hparams["n_head"], n, stop_id=encoder.eot_token, **options))
 
     return expected
-
-
-def error_line(result, status=1):
-    assert result.returncode == status, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 def test_stdout_is_the_continuation_and_nothing_else(run, expected):

@@ -11,8 +11,8 @@ import time
 from collections import Counter
 
 import pytest
-from conftest import MODELS, ROOT
 from file_server import FileServer
+from helpers import MODELS, ROOT, wait_for
 
 import runtime.download
 import runtime.lock
@@ -74,13 +74,6 @@ def start(folder, first="pass"):
                f"utils.SHA256 = {sha256(contents())!r}; "
                f"runtime.terminal.run_command_line(lambda: utils.download_gpt2_files('355M', {str(folder)!r}))")
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to this"
-        time.sleep(0.005)
 
 
 # --- what is fetched ----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from conftest import MODELS, official_vocabulary, read_json
+from helpers import MODELS, official_vocabulary, read_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

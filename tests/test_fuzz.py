@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from conftest import MODELS
+from helpers import MODELS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

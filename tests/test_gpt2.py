@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import MODELS, read_json
+from helpers import MODELS, random_model, read_json
 
 import gpt2 as program
 from gpt2 import attention, causal_mask, ffn, gelu, generate, gpt2, layer_norm, linear, mha, sample, softmax
@@ -51,7 +51,7 @@ def test_causal_mask():
 
 @pytest.mark.parametrize("i", range(6))
 def test_openai_logits_and_greedy_ids(tiny, i):
-    hparams, params, expected = tiny
+    (_, hparams, params), expected = tiny
     logits = gpt2(expected[f"ids_{i}"], **params, n_head=hparams["n_head"])
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected[f"logits_{i}"], atol=1e-4)
@@ -93,20 +93,8 @@ def test_float32_from_end_to_end(shakespeare):
         assert array.dtype == np.float32, name
 
 
-def random_params(n_layer=2, n_embd=32, n_vocab=211, n_ctx=600, std=0.25):
-    """Random weights, by default larger than a new model's, so that wrong positions or heads show in the logits."""
-    rng = np.random.default_rng(0)
-    w = lambda *shape: np.float32(std) * rng.standard_normal(shape, dtype=np.float32)
-    n = n_embd
-    block = lambda: {"attn": {"c_attn": {"w": w(n, 3 * n), "b": w(3 * n)}, "c_proj": {"w": w(n, n), "b": w(n)}},
-                     "mlp": {"c_fc": {"w": w(n, 4 * n), "b": w(4 * n)}, "c_proj": {"w": w(4 * n, n), "b": w(n)}},
-                     "ln_1": {"g": 1 + w(n), "b": w(n)}, "ln_2": {"g": 1 + w(n), "b": w(n)}}
-    return {"wte": w(n_vocab, n), "wpe": w(n_ctx, n), "blocks": [block() for _ in range(n_layer)],
-            "ln_f": {"g": 1 + w(n), "b": w(n)}}
-
-
 def test_queries_in_blocks_give_what_all_at_once_give():
-    params, ids = random_params(), np.random.default_rng(1).integers(0, 211, 600)
+    params, ids = random_model().params, np.random.default_rng(1).integers(0, 211, 600)
     assert len(ids) > 2 * program.QUERY_BLOCK
     whole = gpt2(ids, **params, n_head=4, tap=lambda name, x: None)  # with a tap there are no blocks
     np.testing.assert_allclose(gpt2(ids, **params, n_head=4), whole, atol=2e-3)
@@ -133,7 +121,7 @@ def test_cached_generation_is_full_recomputation(shakespeare, prompt):
 
 
 def test_cached_generation_is_full_recomputation_at_the_124Ms_shapes():
-    params = random_params(n_layer=12, n_embd=768, n_vocab=50257, n_ctx=1024, std=0.06)
+    params = random_model(n_layer=12, n_embd=768, n_head=12, n_vocab=50257, n_ctx=1024, std=0.06).params
     full = [464, 3797, 3332]
     for _ in range(8):
         full.append(int(gpt2(full, **params, n_head=12)[-1].argmax()))

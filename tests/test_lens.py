@@ -3,19 +3,16 @@ import hashlib
 import math
 import re
 import shlex
-import struct
 import sys
-import zlib
 
 import numpy as np
 import pytest
-from conftest import MODELS, ROOT
+from helpers import BUNDLED, MODELS, ROOT, read_png
 
 import lens
 from gpt2 import generate, gpt2
 from utils import load_encoder_hparams_and_params
 
-BUNDLED = ("--model_size", "shakespeare")
 TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
 KOREAN = "안녕 $x$ 🤖\t\n"
 CORPUS = ROOT.parent / "shared" / "corpus" / "tinyshakespeare.txt"
@@ -46,7 +43,7 @@ def assert_taps_agree(hparams, params, ids, theirs):
 
 @pytest.mark.parametrize("i", range(6))
 def test_every_name_of_the_tap_is_tensorflows_on_the_tiny_checkpoint(tiny, tf_gpt2, i):
-    hparams, params, expected = tiny
+    (_, hparams, params), expected = tiny
     ids = expected[f"ids_{i}"]
     assert_taps_agree(hparams, params, ids, tf_gpt2(ROOT / "tests" / "data" / "openai-tiny", ids))
 
@@ -292,7 +289,7 @@ def test_neighbours(shakespeare):
 
 
 def test_parameters_add_up(shakespeare, tiny):
-    for hparams, params in (shakespeare[1:], tiny[:2]):
+    for hparams, params in (shakespeare[1:], tiny[0][1:]):
         n_vocab, n_ctx, n, n_layer = (hparams[key] for key in ("n_vocab", "n_ctx", "n_embd", "n_layer"))
         result = lens.parameters((None, hparams, params))
         assert result.total == result.counts.sum() == n * (n_vocab + n_ctx + 2 + n_layer * (12 * n + 13))
@@ -327,21 +324,6 @@ def test_what_cannot_be_answered_is_refused(shakespeare, ask, error, message):
 
 
 # --- pictures ---
-
-
-def read_png(data):
-    """(width, height, number of different bytes of the pixels) of a PNG, whose every checksum is checked."""
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    place, chunks = 8, []
-    while place < len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        body = data[place + 8 : place + 8 + length]
-        assert struct.unpack(">I", data[place + 8 + length : place + 12 + length])[0] == zlib.crc32(kind + body)
-        chunks.append((kind, body))
-        place += 12 + length
-    assert chunks[-1][0] == b"IEND"
-    pixels = zlib.decompress(b"".join(body for kind, body in chunks if kind == b"IDAT"))
-    return *struct.unpack(">II", chunks[0][1][:8]), len(set(pixels))
 
 
 def draw(plot, result):

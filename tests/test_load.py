@@ -5,14 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODELS, ROOT
 from file_server import FileServer
-from test_utils import make_model
+from helpers import MODELS, ROOT, in_threads, make_model
 
 import runtime.weights
 from gpt2 import generate, gpt2
@@ -94,22 +92,6 @@ def test_eight_processes_share_the_weights(tmp_path):
     assert len(set(ids)) == 1 and ids[0].startswith("[")
     assert all(stderr == "" for _, stderr in results)  # nobody converted
     assert proportional < 4 * weights.nbytes, f"{proportional:,} bytes for weights of {weights.nbytes:,}"
-
-
-def in_threads(n, work):
-    """Run work(i) in n threads at once; what they return, in order."""
-    results, barrier = [None] * n, threading.Barrier(n)
-
-    def run(i):
-        barrier.wait()
-        results[i] = work(i)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(n)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
 
 
 def test_threads_that_generate_at_once_do_not_meet(shakespeare):

@@ -4,9 +4,8 @@ import re
 
 import nbformat
 import pytest
-from conftest import ROOT
+from helpers import ROOT, read_png
 from nbclient import NotebookClient
-from test_lens import read_png
 
 NUMBER = r"\d+(?:\.\d+)?"
 PATH = ROOT / "notebooks" / "inside_gpt2.ipynb"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, MODELS, ROOT
+from helpers import DATA, ROOT, SIZES, make_model
 
 import utils
 from utils import (
@@ -18,7 +18,6 @@ from utils import (
     load_gpt2_params_from_tf_ckpt,
     load_hparams,
     load_params,
-    parameter_shapes,
 )
 
 
@@ -26,28 +25,6 @@ from utils import (
 def folder(tmp_path):
     """A model folder of its own: the bundled model's vocabulary around a tiny checkpoint (converted weights: none)."""
     return make_model(tmp_path / "models" / "mine")
-
-
-SIZES = {"n_vocab": 1024, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
-
-
-def make_model(folder, change=None, sizes=SIZES, seed=0):
-    """Write a random model in OpenAI's layout; `change` may alter its {name: array} first."""
-    import tensorflow as tf
-
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    tensors = {f"model/{name}": rng.normal(0, 0.3, (1, *shape) if name.endswith("/w") else shape).astype(np.float32)
-               for name, shape in parameter_shapes(sizes).items()}
-    if change:
-        change(tensors)
-    tf.raw_ops.SaveV2(prefix=str(folder / "model.ckpt"), tensor_names=list(tensors),
-                      shape_and_slices=[""] * len(tensors), tensors=[tf.constant(t) for t in tensors.values()])
-    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
-    (folder / "hparams.json").write_text(json.dumps(sizes))
-    for name in ("encoder.json", "vocab.bpe"):
-        shutil.copy(MODELS / "shakespeare" / name, folder)
-    return folder
 
 
 def converted(folder):
@@ -128,7 +105,7 @@ def test_a_changed_checkpoint_is_converted_anew(folder):
 def test_a_damaged_conversion_is_made_again(folder, damage, capsys):
     hparams = load_hparams(folder)
     good = load_params(folder, hparams)
-    good = utils.nested(((name, np.array(a)) for name, a in flat(good)), hparams["n_layer"])
+    good = utils.nested(((name, np.array(a)) for name, a in flat(good)), hparams)
     [path] = converted(folder)
     data = path.read_bytes()
     path.unlink()
@@ -185,7 +162,7 @@ def test_a_folder_that_cannot_be_written_still_works(folder):
 
 def test_optimizer_slots_are_skipped(tmp_path):
     def change(tensors):
-        tensors["model/wte/Adam"] = np.zeros((3, 3), np.float32)
+        tensors["wte/Adam"] = np.zeros((3, 3), np.float32)
         tensors["global_step"] = np.array(7)
 
     folder = make_model(tmp_path / "mine", change)
@@ -200,12 +177,12 @@ def test_a_fine_tuned_models_own_checkpoint_name(folder):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda t: t.pop("model/h1/mlp/c_fc/w"), "has no tensor model/h1/mlp/c_fc/w"),
-    (lambda t: t.update({"model/ln_f/g": np.zeros(9, np.float32)}),
+    (lambda t: t.pop("h1/mlp/c_fc/w"), "has no tensor model/h1/mlp/c_fc/w"),
+    (lambda t: t.update({"ln_f/g": np.zeros(9, np.float32)}),
      r"model/ln_f/g has shape \[9\], but hparams.json needs \[8\]"),
-    (lambda t: t.update({"model/h0/attn/c_attn/w": np.zeros((2, 8, 24), np.float32)}),
+    (lambda t: t.update({"h0/attn/c_attn/w": np.zeros((2, 8, 24), np.float32)}),
      r"model/h0/attn/c_attn/w has shape \[2, 8, 24\]"),
-    (lambda t: t.update({"model/wpe": np.zeros((16, 8), np.float16)}), "model/wpe is float16, it must be float32"),
+    (lambda t: t.update({"wpe": np.zeros((16, 8), np.float16)}), "model/wpe is float16, it must be float32"),
 ])
 def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
     folder = make_model(tmp_path / "mine", change)
