@@ -11,7 +11,7 @@ command of that name, which prints it.
 
     python lens.py next_tokens "The cat sat on the" --k 5 --out next.png
 
-Functions that run the model take a `tap` too, `gpt2.gpt2`'s: what it replaces (a head without output, an activation
+Functions that run the model take a `hook` too, `gpt2.gpt2`'s: what it replaces (a head without output, an activation
 from another text) is what they then answer for.
 
 In named tuples, tables and plots a token is a *piece*: its text with what is invisible made visible. A space is "·", a
@@ -27,7 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt2 import check_ids, gpt2, layer_norm, softmax
+from gpt2 import gpt2, layer_norm, softmax
+from runtime.checks import check_ids
 from runtime.terminal import notice, read_stdin, run_command_line
 from utils import load_encoder_hparams_and_params
 
@@ -99,14 +100,14 @@ class NextTokens(NamedTuple):
     probabilities: np.ndarray
 
 
-def next_tokens(text, model, k=10, temperature=1, tap=None):
+def next_tokens(text, model, k=10, temperature=1, hook=None):
     """The tokens that most likely follow a text.
 
     Args:
         text, model: as in `tokens`.
         k: how many.
         temperature: the logits are divided by it, as in sampling; 0 gives the likeliest token all the probability.
-        tap: as in `gpt2.gpt2`.
+        hook: as in `gpt2.gpt2`.
 
     Returns:
         NextTokens.
@@ -120,7 +121,7 @@ def next_tokens(text, model, k=10, temperature=1, tap=None):
         raise TypeError(f"temperature must be a number, 0 or more, not {temperature!r}")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be a number, 0 or more, not {temperature!r}")
-    logits = gpt2(tokens(text, model).ids, **params, n_head=hparams["n_head"], n_logits=1, tap=tap)[-1]
+    logits = gpt2(tokens(text, model).ids, **params, n_head=hparams["n_head"], n_logits=1, hook=hook)[-1]
     order = np.argsort(-logits, kind="stable")[:k]
     if temperature == 0:
         probabilities = np.eye(1, k)[0]
@@ -144,7 +145,7 @@ class Score(NamedTuple):
     perplexity: float
 
 
-def score(text, model, stride=None, tap=None):
+def score(text, model, stride=None, hook=None):
     """How likely the model finds a text.
 
     <|endoftext|> is put before it, so that its first token is scored too. A text longer than the context is read
@@ -157,7 +158,7 @@ def score(text, model, stride=None, tap=None):
     Args:
         text, model: as in `tokens`; it must not be empty.
         stride: 1 to n_ctx; n_ctx sets windows side by side, each with no context at its start. None is half of n_ctx.
-        tap: as in `gpt2.gpt2`, called in each window.
+        hook: as in `gpt2.gpt2`, called in each window.
 
     Returns:
         Score.
@@ -177,7 +178,7 @@ def score(text, model, stride=None, tap=None):
     start = done = 0
     while done < len(ids):
         end = min(start + n_ctx, len(ids))
-        logits = gpt2(inputs[start:end], **params, n_head=hparams["n_head"], n_logits=end - done, tap=tap)
+        logits = gpt2(inputs[start:end], **params, n_head=hparams["n_head"], n_logits=end - done, hook=hook)
         shifted = logits - logits.max(axis=-1, keepdims=True)
         right = shifted[np.arange(end - done), ids[done:end]]
         log_probs[done:end] = right - np.log(np.exp(shifted, out=shifted).sum(axis=-1, dtype=np.float64))
@@ -199,14 +200,14 @@ class Attention(NamedTuple):
     heads: list
 
 
-def attention(text, model, layer=0, head=None, tap=None):
+def attention(text, model, layer=0, head=None, hook=None):
     """The attention pattern of one head, or of all heads of a layer (Vaswani et al., https://arxiv.org/abs/1706.03762).
 
     Args:
         text, model: as in `tokens`.
         layer: 0 to n_layer - 1.
         head: 0 to n_head - 1, or None for all.
-        tap: as in `gpt2.gpt2`.
+        hook: as in `gpt2.gpt2`.
 
     Returns:
         Attention; with one head, pattern is [1, n_query, n_key].
@@ -221,7 +222,7 @@ def attention(text, model, layer=0, head=None, tap=None):
     heads = list(range(hparams["n_head"])) if head is None else [head]
     name = f"blocks.{layer}.attn.pattern"
     ids, pieces = tokens(text, model)
-    return Attention(pieces, _record(ids, model, [name], tap)[name][heads], layer, heads)
+    return Attention(pieces, _record(ids, model, [name], hook)[name][heads], layer, heads)
 
 
 class LogitLens(NamedTuple):
@@ -235,7 +236,7 @@ class LogitLens(NamedTuple):
     probabilities: np.ndarray
 
 
-def logit_lens(text, model, k=1, tap=None):
+def logit_lens(text, model, k=1, hook=None):
     """What each layer would predict at each position, were it the last (nostalgebraist, "interpreting GPT: the logit
     lens", 2020, https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru).
 
@@ -245,7 +246,7 @@ def logit_lens(text, model, k=1, tap=None):
     Args:
         text, model: as in `tokens`.
         k: how many predictions for each layer and position.
-        tap: as in `gpt2.gpt2`.
+        hook: as in `gpt2.gpt2`.
 
     Returns:
         LogitLens.
@@ -257,7 +258,7 @@ def logit_lens(text, model, k=1, tap=None):
     _check_whole("k", k, 1, hparams["n_vocab"], "the size of the vocabulary")
     ids, pieces = tokens(text, model)
     names = [f"blocks.{i}.resid_post" for i in range(hparams["n_layer"])]
-    seen = _record(ids, model, names, tap)
+    seen = _record(ids, model, names, hook)
     shape = (len(names), len(ids), k)
     best, probabilities = np.empty(shape, np.intp), np.empty(shape, np.float32)
     for i, name in enumerate(names):  # layer by layer: all logits at once would not fit into memory
@@ -272,18 +273,18 @@ def unembed(x, params):
     return layer_norm(x, **params["ln_f"]) @ params["wte"].T
 
 
-def _record(ids, model, names, tap):
-    """A pass over `ids`: dict of the named intermediates, as they are after the user's `tap`."""
+def _record(ids, model, names, hook):
+    """A pass over `ids`: dict of the named intermediates, as they are after the user's `hook`."""
     _, hparams, params = model
     seen = {}
 
     def record(name, x):
-        replacement = None if tap is None else tap(name, x)
+        replacement = None if hook is None else hook(name, x)
         if name in names:
             seen[name] = x if replacement is None else replacement
         return replacement
 
-    gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, tap=record)
+    gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=record)
     return seen
 
 

@@ -26,6 +26,10 @@ class Model(NamedTuple):
     hparams: dict
     params: dict[str, Any]
 
+    def encode(self, text):
+        """Ids to begin from: those of the text, or <|endoftext|> where it is empty."""
+        return self.encoder.encode(text) or [self.encoder.eot_token]
+
     def forward(self, ids, **options):
         return gpt2(ids, **self.params, n_head=self.hparams["n_head"], **options)
 

@@ -1,4 +1,4 @@
-"""Looking inside: the tap against TensorFlow, what the questions answer, and the seven commands as processes."""
+"""Looking inside: the hook against TensorFlow, what the questions answer, and the seven commands as processes."""
 import hashlib
 import math
 import re
@@ -19,21 +19,21 @@ CORPUS = ROOT.parent / "shared" / "corpus" / "tinyshakespeare.txt"
 
 
 def without_head(layer, head):
-    def tap(name, x):
+    def hook(name, x):
         if name == f"blocks.{layer}.attn.z":
             x = x.copy()
             x[:, head] = 0
             return x
 
-    return tap
+    return hook
 
 
-# --- the tap ---
+# --- the hook ---
 
 
 def assert_taps_agree(hparams, params, ids, theirs):
     seen = {}
-    logits = gpt2(ids, **params, n_head=hparams["n_head"], tap=seen.__setitem__)
+    logits = gpt2(ids, **params, n_head=hparams["n_head"], hook=seen.__setitem__)
     assert set(seen) == set(theirs) and len(seen) == 4 + 15 * hparams["n_layer"]
     for name, array in theirs.items():
         assert seen[name].shape == array.shape, name
@@ -58,7 +58,7 @@ def test_every_name_of_the_tap_is_tensorflows_on_the_bundled_model(shakespeare, 
 def test_the_readmes_table_lists_every_name_with_its_shape(shakespeare):
     _, hparams, params = shakespeare
     seen, n_listed = {}, 0
-    gpt2([5, 6, 7], **params, n_head=hparams["n_head"], tap=seen.__setitem__)
+    gpt2([5, 6, 7], **params, n_head=hparams["n_head"], hook=seen.__setitem__)
     sizes = {**hparams, "d_head": 32, "n_seq": 3, "n_query": 3, "n_key": 3, "n_logits": 3, "4 * n_embd": 768}
     rows = re.findall(r"^\| (`.*?) \| `\[(.*?)\]` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
     for names, shape in rows:
@@ -74,11 +74,11 @@ def test_what_was_recorded_stays_as_it_was(shakespeare):
     seen, digests = {}, {}
     digest = lambda x: hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
 
-    def tap(name, x):
+    def hook(name, x):
         seen.setdefault(name, []).append(x)
         digests.setdefault(name, []).append(digest(x))
 
-    generate(encoder.encode(TEXT), params, hparams["n_head"], 5, tap=tap, temperature=0.9, top_k=9, top_p=0.9, seed=1)
+    generate(encoder.encode(TEXT), params, hparams["n_head"], 5, hook=hook, temperature=0.9, top_k=9, top_p=0.9, seed=1)
     assert {name: [digest(x) for x in arrays] for name, arrays in seen.items()} == digests
     assert len(digests["logits"]) == 5
 
@@ -86,9 +86,9 @@ def test_what_was_recorded_stays_as_it_was(shakespeare):
 def test_the_tap_in_cached_generation_sees_what_a_whole_pass_sees(shakespeare):
     encoder, hparams, params = shakespeare
     ids, seen, whole = encoder.encode(TEXT), {}, {}
-    new_ids = generate(ids, params, hparams["n_head"], 4, tap=lambda name, x: seen.setdefault(name, []).append(x))
+    new_ids = generate(ids, params, hparams["n_head"], 4, hook=lambda name, x: seen.setdefault(name, []).append(x))
     everything = ids + new_ids[:-1]
-    gpt2(everything, **params, n_head=hparams["n_head"], tap=whole.__setitem__)
+    gpt2(everything, **params, n_head=hparams["n_head"], hook=whole.__setitem__)
     assert set(seen) == set(whole)
     for name, arrays in seen.items():
         assert len(arrays) == 4
@@ -114,7 +114,7 @@ def test_zeroing_a_heads_z_is_zeroing_its_rows_of_c_proj(shakespeare):
         attn = blocks[layer]["attn"]
         blocks[layer] = {**blocks[layer], "attn": {**attn, "c_proj": {**attn["c_proj"], "w": w}}}
         expected = gpt2(ids, **{**params, "blocks": blocks}, n_head=n_head)
-        ablated = gpt2(ids, **params, n_head=n_head, tap=without_head(layer, head))
+        ablated = gpt2(ids, **params, n_head=n_head, hook=without_head(layer, head))
         np.testing.assert_allclose(ablated, expected, atol=1e-4)
         assert np.abs(ablated - plain).max() > 0.05
 
@@ -123,15 +123,15 @@ def test_every_name_can_be_replaced(shakespeare):
     encoder, hparams, params = shakespeare
     ids, other, names = encoder.encode("O Romeo"), {}, {}
     options = {**params, "n_head": hparams["n_head"]}
-    plain = gpt2(ids, **options, tap=names.__setitem__)
-    np.testing.assert_array_equal(gpt2(ids, **options, tap=lambda name, x: x.copy()), plain)
-    gpt2(encoder.encode("ROMEO: Speak")[: len(ids)], **options, tap=other.__setitem__)
+    plain = gpt2(ids, **options, hook=names.__setitem__)
+    np.testing.assert_allclose(gpt2(ids, **options, hook=lambda name, x: x.copy()), plain, atol=1e-4)
+    gpt2(encoder.encode("ROMEO: Speak")[: len(ids)], **options, hook=other.__setitem__)
     for name in names:
         if name != "pos_embed":  # the same in every text
-            patched = gpt2(ids, **options, tap=lambda at, x, name=name: other[name] if at == name else None)
+            patched = gpt2(ids, **options, hook=lambda at, x, name=name: other[name] if at == name else None)
             assert np.abs(patched - plain).max() > 1e-3, name
     # A layer's whole stream from the other text: what follows is that text's.
-    patched = gpt2(ids, **options, tap=lambda at, x: other[at] if at == "blocks.5.resid_post" else None)
+    patched = gpt2(ids, **options, hook=lambda at, x: other[at] if at == "blocks.5.resid_post" else None)
     np.testing.assert_allclose(patched, other["logits"], atol=1e-4)
 
 
@@ -139,41 +139,26 @@ def test_replaced_keys_reach_the_cache(shakespeare):
     encoder, hparams, params = shakespeare
     ids = encoder.encode(TEXT)
 
-    def tap(name, x):
+    def hook(name, x):
         return np.zeros_like(x) if name.endswith("attn.v") else None
 
     full = list(ids)
     for _ in range(6):
-        full.append(int(gpt2(full, **params, n_head=hparams["n_head"], tap=tap)[-1].argmax()))
-    assert generate(ids, params, hparams["n_head"], 6, tap=tap) == full[len(ids) :]
+        full.append(int(gpt2(full, **params, n_head=hparams["n_head"], hook=hook)[-1].argmax()))
+    assert generate(ids, params, hparams["n_head"], 6, hook=hook) == full[len(ids) :]
     assert full[len(ids) :] != generate(ids, params, hparams["n_head"], 6)
 
 
 @pytest.mark.parametrize("replacement, error, message", [
-    (np.zeros(3), ValueError, r"the tap returned shape \[3\] for blocks.2.mlp.pre, which has \[2, 768\]"),
-    (0.0, TypeError, "the tap returned float for blocks.2.mlp.pre: return an array"),
-    ([[0.0]], TypeError, "the tap returned list for blocks.2.mlp.pre"),
+    (np.zeros(3), ValueError, r"the hook returned shape \[3\] for blocks.2.mlp.pre, which has \[2, 768\]"),
+    (0.0, TypeError, "the hook returned float for blocks.2.mlp.pre: return an array"),
+    ([[0.0]], TypeError, "the hook returned list for blocks.2.mlp.pre"),
 ])
 def test_a_bad_replacement_is_refused(shakespeare, replacement, error, message):
     _, hparams, params = shakespeare
     with pytest.raises(error, match=message):
         gpt2([1, 2], **params, n_head=hparams["n_head"],
-             tap=lambda name, x: replacement if name == "blocks.2.mlp.pre" else None)
-
-
-def test_without_a_tap_nothing_is_called_or_kept(shakespeare, monkeypatch):
-    """No name is put together, and no full pattern is made: queries attend in blocks."""
-    import gpt2 as program
-
-    _, hparams, params = shakespeare
-    n_keys, attend = [], program.attention
-    monkeypatch.setattr(program, "attention", lambda q, k, v, mask, tap: n_keys.append(k.shape[1]) or
-                        attend(q, k, v, mask, tap=tap))
-    taps, no_tap = [], program.no_tap
-    monkeypatch.setattr(program, "tapped", lambda tap, place="": taps.append(tap) or no_tap)
-    monkeypatch.setattr(program, "QUERY_BLOCK", 4)
-    gpt2(list(range(10)), **params, n_head=hparams["n_head"])
-    assert set(taps) == {None} and n_keys == [4, 8, 10] * hparams["n_layer"]
+             hook=lambda name, x: replacement if name == "blocks.2.mlp.pre" else None)
 
 
 # --- the questions ---
@@ -190,7 +175,7 @@ def test_next_tokens(shakespeare):
         assert pieces[0] == "·C" and encoder.decode([ids[0]]) == " C"
     assert lens.next_tokens(TEXT, shakespeare, k=3, temperature=0).probabilities.tolist() == [1, 0, 0]
     assert lens.next_tokens(TEXT, shakespeare, k=2, temperature=1e-300).probabilities.tolist() == [1, 0]
-    ablated = lens.next_tokens(TEXT, shakespeare, k=1, tap=without_head(1, 5))
+    ablated = lens.next_tokens(TEXT, shakespeare, k=1, hook=without_head(1, 5))
     assert ablated.pieces == ["·S"]  # the head that looks back to the names
     assert lens.next_tokens("", shakespeare, k=1).ids == generate([encoder.eot_token], params, hparams["n_head"], 1)
 
@@ -235,20 +220,20 @@ def test_the_held_out_text_scores_what_the_readme_says(shakespeare):
 def test_attention(shakespeare):
     encoder, hparams, params = shakespeare
     seen = {}
-    gpt2(encoder.encode(TEXT), **params, n_head=hparams["n_head"], tap=seen.__setitem__)
+    gpt2(encoder.encode(TEXT), **params, n_head=hparams["n_head"], hook=seen.__setitem__)
     result = lens.attention(TEXT, shakespeare, layer=3)
     np.testing.assert_allclose(result.pattern, seen["blocks.3.attn.pattern"], atol=1e-6)
     assert result.heads == [0, 1, 2, 3, 4, 5] and result.pieces[:5] == ["First", "·C", "itizen", ":", "↵"]
     one = lens.attention(TEXT, shakespeare, layer=3, head=4)
     np.testing.assert_array_equal(one.pattern, result.pattern[4:5])
-    even = lens.attention(TEXT, shakespeare, 3, tap=lambda name, x: np.ones_like(x) if "pattern" in name else None)
-    assert (even.pattern == 1).all()  # what the tap put there is what is shown
+    even = lens.attention(TEXT, shakespeare, 3, hook=lambda name, x: np.ones_like(x) if "pattern" in name else None)
+    assert (even.pattern == 1).all()  # what the hook put there is what is shown
 
 
 def test_logit_lens(shakespeare):
     encoder, hparams, params = shakespeare
     seen = {}
-    logits = gpt2(encoder.encode(TEXT), **params, n_head=hparams["n_head"], tap=seen.__setitem__)
+    logits = gpt2(encoder.encode(TEXT), **params, n_head=hparams["n_head"], hook=seen.__setitem__)
     np.testing.assert_allclose(lens.unembed(seen["blocks.5.resid_post"], params), logits, atol=1e-4)
     pieces, ids, predictions, probabilities = lens.logit_lens(TEXT, shakespeare, k=2)
     assert ids.shape == predictions.shape == probabilities.shape == (6, len(pieces), 2)

@@ -1,0 +1,81 @@
+"""The kv cache: keys and values that need not be computed again."""
+import contextlib
+
+import numpy as np
+
+
+class LayerCache:
+    """The keys and values of one layer, each [n_head, n_ctx, d_head], of which the first `length` positions are filled.
+
+    A position's keys and values depend on that token and the ones before it only, so they stay as they are while the
+    text grows: a new token costs one row of the model, not the whole text.
+    """
+
+    def __init__(self, n_head, n_ctx, d_head):
+        self.k = np.empty((n_head, n_ctx, d_head), dtype=np.float32)
+        self.v = np.empty((n_head, n_ctx, d_head), dtype=np.float32)
+        self.length = 0
+
+    def extend(self, k, v):
+        """Append the keys and values of new positions, each [n_head, n_seq, d_head].
+
+        Returns:
+            (k, v): those of all positions so far, each [n_head, length, d_head].
+        """
+        n_past, self.length = self.length, self.length + k.shape[1]
+        self.k[:, n_past : self.length] = k
+        self.v[:, n_past : self.length] = v
+        return self.k[:, : self.length], self.v[:, : self.length]
+
+
+class KVCache:
+    """The keys and values of all layers, with room for n_ctx positions; `gpt2(..., cache=...)` appends to it.
+
+    Attributes:
+        layers: list of n_layer `LayerCache`.
+        length: how many positions are filled. Lower it to go back to a shorter text.
+
+    Example:
+        >>> cache = KVCache(n_layer=2, n_head=4, n_ctx=16, n_embd=32)
+        >>> k, v = cache.layers[0].extend(np.ones((4, 3, 8)), np.ones((4, 3, 8)))
+        >>> k.shape
+        (4, 3, 8)
+    """
+
+    def __init__(self, n_layer, n_head, n_ctx, n_embd):
+        self.n_layer, self.n_head, self.n_ctx, self.n_embd = n_layer, n_head, n_ctx, n_embd
+        self.layers = [LayerCache(n_head, n_ctx, n_embd // n_head) for _ in range(n_layer)]
+
+    @property
+    def length(self):
+        return self.layers[0].length
+
+    @length.setter
+    def length(self, length):
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the cache holds {self.length} positions: its length can be lowered to 0 to {self.length}, "
+                             f"not set to {length}")
+        for layer in self.layers:
+            layer.length = length
+
+    @contextlib.contextmanager
+    def all_or_nothing(self):
+        """While a pass fills the cache: if it ends with an exception, the cache is as it was before the pass."""
+        n_past = self.length
+        try:
+            yield
+        except BaseException:
+            for layer in self.layers:
+                layer.length = n_past
+            raise
+
+    def check(self, n_layer, n_head, n_embd, n_new):
+        """ValueError unless the cache fits a model of these sizes and has room for n_new positions more."""
+        for name, ours, theirs in (("n_layer", self.n_layer, n_layer), ("n_head", self.n_head, n_head),
+                                   ("n_embd", self.n_embd, n_embd)):
+            if ours != theirs:
+                raise ValueError(f"the cache was made for {name} = {ours}, but the model has {theirs}: make one with "
+                                 "KVCache(n_layer, n_head, n_ctx, n_embd)")
+        if self.length + n_new > self.n_ctx:
+            raise ValueError(f"{self.length + n_new} positions do not fit the cache, which has room for {self.n_ctx}: "
+                             "make it larger, or lower cache.length")

@@ -1,0 +1,97 @@
+"""How the next token is chosen from its logits."""
+import inspect
+import numbers
+import sys
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from its logits.
+
+    Args:
+        temperature: 0 takes the most likely token each time (greedy); else the logits are divided by it, and a token is
+            drawn from their softmax.
+        top_k: draw from the k most likely tokens only.
+        top_p: draw from the fewest tokens that together have this probability, in (0, 1] (nucleus sampling, Holtzman
+            et al., https://arxiv.org/abs/1904.09751).
+        seed: int for the same choice each time; None for another each time.
+
+    Raises:
+        TypeError, ValueError: an option is not as described; the message says which and why.
+
+    Example:
+        >>> Sampling(temperature=1, top_k=2).probabilities(np.log([0.5, 0.25, 0.25])).round(2).tolist()
+        [0.67, 0.33, 0.0]
+    """
+
+    temperature: float = 0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self):
+        check("temperature", self.temperature, numbers.Real, lambda t: 0 <= t <= sys.float_info.max,
+              "a finite number, 0 (greedy) or more")
+        if self.top_k is not None:
+            check("top_k", self.top_k, numbers.Integral, lambda k: k >= 1, "a whole number, at least 1")
+        if self.top_p is not None:
+            check("top_p", self.top_p, numbers.Real, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+        if self.seed is not None:
+            check("seed", self.seed, numbers.Integral, lambda s: s >= 0, "a whole number, 0 or more")
+
+    def probabilities(self, logits):
+        """What each token is drawn with: logits [n_vocab] -> float64 [n_vocab]; ValueError if a logit is NaN."""
+        check_logits(logits)
+        if self.temperature == 0:
+            return np.eye(1, len(logits), np.argmax(logits))[0]
+        # Infinite logits become the largest finite ones: the difference of two infinities is not a number.
+        logits = np.nan_to_num(logits.astype(np.float64))
+        with np.errstate(over="ignore"):  # of a tiny temperature: -inf, whose probability is 0
+            p = np.exp((logits - logits.max()) / np.float64(self.temperature))
+        if self.top_k is not None and self.top_k < len(p):
+            p[np.argpartition(-logits, self.top_k - 1)[self.top_k :]] = 0
+        p /= p.sum()
+        if self.top_p is not None:
+            # The tokens left out here add up to at most 1 - top_p, so they are not needed; sorting all takes longer.
+            likely = np.flatnonzero(p > (1 - self.top_p) / len(p))
+            order = likely[np.argsort(-p[likely], kind="stable")]
+            kept = order[: 1 + np.searchsorted(np.cumsum(p[order]), self.top_p)]
+            p = np.bincount(kept, p[kept], minlength=len(p)) / p[kept].sum()
+        return p
+
+    def choose(self, logits, rng):
+        """The next token, an int, from its logits [n_vocab]; `rng` is a numpy.random.Generator."""
+        if self.temperature == 0:
+            check_logits(logits)
+            return int(np.argmax(logits))
+        return int(rng.choice(len(logits), p=self.probabilities(logits)))
+
+
+def check(name, value, kind, valid, wanted):
+    """TypeError or ValueError unless `value` is of the kind (a number's abstract base class) and valid."""
+    right_kind = isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
+    if not right_kind or not valid(value):
+        raise (ValueError if right_kind else TypeError)(f"{name} must be {wanted}, not {value!r}")
+
+
+def check_logits(logits):
+    """ValueError if a logit is NaN: damaged weights, or a hook, made it so."""
+    if np.isnan(logits.max()):
+        raise ValueError(f"logit {int(np.argmax(np.isnan(logits)))} is not a number (NaN): the weights are damaged, or a "
+                         "hook replaced a value with one that is not finite; no token can be chosen")
+
+
+def with_sampling_options(function):
+    """A decorator: the options of `Sampling` appear in the signature of a function that takes them as **sampling.
+
+    So `help(generate)` lists each of them, though they are written down in one place.
+    """
+    signature = inspect.signature(function)
+    others = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+    options = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+                                 annotation=field.type) for field in fields(Sampling)]
+    function.__signature__ = signature.replace(parameters=[*others, *options])
+    return function
