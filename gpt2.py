@@ -12,21 +12,23 @@ by n_head heads of d_head = n_embd / n_head numbers.
 The model is that of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), as in `model.py` of
 https://github.com/openai/gpt-2.
 
-Two things run through the layers that a first reading can skip. `hook(name, x)` shows x to whoever wants to look inside,
-or to replace it; without a hook it returns x. `cache.extend(k, v)` keeps the keys and values of the tokens so far, so
-that a new token costs one row and not the whole text.
+Two things run through the layers that you can skip at first reading. `hook(name, x)` lets the caller look at x or
+replace it; without a hook it returns x unchanged. `cache.extend(k, v)` remembers the keys and values of the tokens so
+far, so that a new token costs one row, not the whole text.
 """
 import functools
 import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from runtime import hooks
 from runtime.cache import KVCache
 from runtime.checks import check_generation, check_ids, check_pass
-from runtime.hooks import no_hook
+from runtime.hooks import Hook, no_hook
 from runtime.lookup import PromptLookup, accepted
 from runtime.machine import keep_freed_memory, matmul
 from runtime.sampling import Sampling, with_sampling_options
@@ -98,7 +100,8 @@ def causal_mask(n_query, n_key):
 def mha(x, c_attn, c_proj, n_head, *, cache=None, hook=no_hook):
     """Causal multi-head attention: each head looks at this and the earlier positions. [n_seq, n_embd] -> the same"""
     n_seq, n_embd = x.shape
-    qkv = linear(x, **c_attn).reshape(n_seq, 3, n_head, n_embd // n_head)  # [n_seq, n_embd] -> [n_seq, 3, n_head, d_head]
+    qkv = linear(x, **c_attn)  # [n_seq, n_embd] -> [n_seq, 3 * n_embd]
+    qkv = qkv.reshape(n_seq, 3, n_head, n_embd // n_head)  # -> [n_seq, 3, n_head, d_head]
     q = hook("attn.q", qkv[:, 0]).swapaxes(0, 1)  # [n_seq, n_head, d_head] -> [n_head, n_seq, d_head]
     k = hook("attn.k", qkv[:, 1]).swapaxes(0, 1)
     v = hook("attn.v", qkv[:, 2]).swapaxes(0, 1)
@@ -123,7 +126,9 @@ def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, *, cache=None, hook=no_h
 # --- the model ----------------------------------------------------------------------------------
 
 
-def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, hook=None):
+def gpt2(inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, blocks: list[dict], ln_f: dict,
+         n_head: int, *, cache: KVCache | None = None, n_logits: int | None = None, hook: Hook | None = None
+         ) -> np.ndarray:
     """GPT-2's forward pass: the logits of the token that follows, at each position.
 
     Args:
@@ -184,7 +189,8 @@ def keys_and_values(x, ln_1, c_attn, n_head, cache):
 
 
 @with_sampling_options
-def generate(inputs, params, n_head, n_tokens_to_generate, *, stop_id=None, hook=None, lookup=True, **sampling):
+def generate(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head: int, n_tokens_to_generate: int, *,
+             stop_id: int | None = None, hook: Hook | None = None, lookup: bool = True, **options) -> list[int]:
     """Continue `inputs`, one token after the other, each appended to what the next one is computed from.
 
     Args:
@@ -204,14 +210,16 @@ def generate(inputs, params, n_head, n_tokens_to_generate, *, stop_id=None, hook
         TypeError, ValueError: an argument is not as described; the message says which and why.
     """
     return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id=stop_id, hook=hook, lookup=lookup,
-                                **sampling))
+                                **options))
 
 
 @with_sampling_options
-def generate_stream(inputs, params, n_head, n_tokens_to_generate, *, stop_id=None, hook=None, lookup=True, **sampling):
+def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head: int, n_tokens_to_generate: int,
+                    *, stop_id: int | None = None, hook: Hook | None = None, lookup: bool = True, **options
+                    ) -> Iterator[int]:
     """As `generate`, but returns an iterator of the new ids, each as soon as it is known."""
     n_layer, (n_vocab, n_embd), n_ctx = len(params["blocks"]), params["wte"].shape, len(params["wpe"])
-    ids, sampling = check_ids(inputs, n_vocab).tolist(), Sampling(**sampling)
+    ids, sampling = check_ids(inputs, n_vocab).tolist(), Sampling(**options)
     check_generation(len(ids), n_tokens_to_generate, stop_id, sampling.top_k, n_vocab, n_ctx)
 
     def stream():

@@ -53,8 +53,8 @@ class KVCache:
     @length.setter
     def length(self, length):
         if not 0 <= length <= self.length:
-            raise ValueError(f"the cache holds {self.length} positions: its length can be lowered to 0 to {self.length}, "
-                             f"not set to {length}")
+            raise ValueError(f"the cache holds {self.length} positions: its length can be lowered to 0 to "
+                             f"{self.length}, not set to {length}")
         for layer in self.layers:
             layer.length = length
 

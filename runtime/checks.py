@@ -1,12 +1,13 @@
 """What the model refuses, with the reason."""
 import numbers
+from collections.abc import Sequence
 
 import numpy as np
 
 from runtime.cache import KVCache
 
 
-def check_ids(ids, n_vocab):
+def check_ids(ids: Sequence[int] | np.ndarray, n_vocab: int) -> np.ndarray:
     """Token ids as an int array [n_seq]; TypeError or ValueError where they are not ids that the model knows."""
     try:
         n_seq = len(ids)
@@ -15,18 +16,18 @@ def check_ids(ids, n_vocab):
     for i in ids:
         if isinstance(i, (bool, np.bool_)) or not isinstance(i, numbers.Integral):
             raise TypeError(f"token ids must be whole numbers, not {i!r}")
-        if not 0 <= i < n_vocab:  # a negative one would count from the end
+        if not 0 <= int(i) < n_vocab:  # a negative one would count from the end
             raise ValueError(f"token id {i} is not in the vocabulary: ids are 0 to {n_vocab - 1}")
     if n_seq == 0:
         raise ValueError("there are no token ids: the model needs at least one; <|endoftext|> begins a new text")
     return np.asarray(ids, dtype=np.intp)
 
 
-def check_whole(name, value, low, high, what):
+def check_whole(name: str, value: object, low: int, high: int, what: str) -> None:
     """TypeError or ValueError unless `value` is a whole number from low to high; `what` says what `high` is."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
-    if not low <= value <= high:
+    if not low <= int(value) <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
 
 
@@ -46,7 +47,8 @@ def check_pass(n_seq, wte, wpe, blocks, n_head, cache, n_logits):
         cache.check(len(blocks), n_head, n_embd, n_seq)
         n_past = cache.length
     if n_past + n_seq > len(wpe):
-        raise ValueError(f"{n_past + n_seq} positions are more than the context of {len(wpe)} (n_ctx): shorten the text")
+        raise ValueError(f"{n_past + n_seq} positions are more than the context of {len(wpe)} (n_ctx): shorten the "
+                         "text")
     return n_past
 
 

@@ -1,13 +1,17 @@
 """Hooks: how the model's intermediate values are looked at or replaced."""
+from collections.abc import Callable
+
 import numpy as np
 
+Hook = Callable[[str, np.ndarray], "np.ndarray | None"]  # hook(name, array) -> its replacement, or None to leave it
 
-def no_hook(name, x):
+
+def no_hook(name: str, x: np.ndarray) -> np.ndarray:
     """The hook of a plain pass: returns each value unchanged."""
     return x
 
 
-def at(place, hook):
+def at(place: str, hook: Hook | None) -> Callable[[str, np.ndarray], np.ndarray]:
     """A user's hook (or None) as the layers call it: `place` goes before each name, and a value always comes back.
 
     Args:

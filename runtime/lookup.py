@@ -3,9 +3,11 @@
 Where the last few tokens stood before, what followed them may follow again (Saxena, 2023,
 https://github.com/apoorvumang/prompt-lookup-decoding). One pass over the whole guess checks it, since each row of
 logits predicts the token after it, and the part that the model would have chosen anyway is kept. It is speculative
-decoding (Leviathan et al., https://arxiv.org/abs/2211.17192) with the text itself as the draft model: it needs no second
-model, and changes the speed but no token.
+decoding (Leviathan et al., https://arxiv.org/abs/2211.17192) with the text itself as the draft model: it
+needs no second model, and changes the speed but no token.
 """
+from collections.abc import Callable
+
 import numpy as np
 
 # The shortest and longest match, and the fewest and most tokens guessed from it. A pass over 1 + 7 rows takes about as
@@ -27,20 +29,20 @@ class PromptLookup:
         active: False for a lookup that never guesses, so that decoding is plain.
     """
 
-    def __init__(self, ids, active=True):
+    def __init__(self, ids: list[int], active: bool = True):
         self.active = active
         self.history = to_bytes(ids)  # as bytes, so that searching for ids is searching for a substring
         self.n_match, self.n_guess = MATCH[0], GUESS[0]
-        self.last_guess = []
+        self.last_guess: list[int] = []
         self.plain_pass_next = True  # the first pass is plain, and so is one that decides a near tie
 
-    def guess(self, n_most):
+    def guess(self, n_most: int) -> list[int]:
         """At most n_most ids that may follow the text, a list: empty where nothing repeats."""
         n_guess = 0 if self.plain_pass_next or not self.active else min(self.n_guess, n_most)
         self.last_guess, self.plain_pass_next = look_up(self.history, self.n_match, n_guess), False
         return self.last_guess
 
-    def extend(self, new_ids):
+    def extend(self, new_ids: list[int]) -> None:
         """Append what followed: the `accepted` part of the last guess."""
         self.history += to_bytes(new_ids)
         if not self.last_guess:
@@ -55,7 +57,7 @@ class PromptLookup:
                 self.n_match = min(2 * self.n_match, MATCH[1])
 
 
-def look_up(history, n_match, n_guess):
+def look_up(history: bytes, n_match: int, n_guess: int) -> list[int]:
     """What followed the last n_match ids where they stood before: a list of n_guess ids, or an empty one.
 
     Args:
@@ -75,7 +77,7 @@ def look_up(history, n_match, n_guess):
     return np.resize(period, n_guess).tolist()  # where it reaches the end, the text is going round in it
 
 
-def accepted(guess, logits, choose):
+def accepted(guess: list[int], logits: np.ndarray, choose: Callable[[np.ndarray], int]) -> list[int]:
     """The ids that follow, given the logits of a pass over the last token and a guess.
 
     Args:
@@ -97,10 +99,10 @@ def accepted(guess, logits, choose):
     return new_ids
 
 
-def near_tie(logits):
+def near_tie(logits: np.ndarray) -> bool:
     """Whether the two best logits are so close that rounding may decide between them."""
-    return np.count_nonzero(logits >= logits.max() - ROUNDING * np.abs(logits).max()) > 1
+    return bool(np.count_nonzero(logits >= logits.max() - ROUNDING * np.abs(logits).max()) > 1)
 
 
-def to_bytes(ids):
+def to_bytes(ids: list[int]) -> bytes:
     return np.asarray(ids, np.uint32).tobytes()

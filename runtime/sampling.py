@@ -2,7 +2,9 @@
 import inspect
 import numbers
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -42,11 +44,11 @@ class Sampling:
         if self.seed is not None:
             check("seed", self.seed, numbers.Integral, lambda s: s >= 0, "a whole number, 0 or more")
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """What each token is drawn with: logits [n_vocab] -> float64 [n_vocab]; ValueError if a logit is NaN."""
         check_logits(logits)
         if self.temperature == 0:
-            return np.eye(1, len(logits), np.argmax(logits))[0]
+            return np.eye(1, len(logits), int(np.argmax(logits)))[0]
         # Infinite logits become the largest finite ones: the difference of two infinities is not a number.
         logits = np.nan_to_num(logits.astype(np.float64))
         with np.errstate(over="ignore"):  # of a tiny temperature: -inf, whose probability is 0
@@ -62,7 +64,7 @@ class Sampling:
             p = np.bincount(kept, p[kept], minlength=len(p)) / p[kept].sum()
         return p
 
-    def choose(self, logits, rng):
+    def choose(self, logits: np.ndarray, rng: np.random.Generator) -> int:
         """The next token, an int, from its logits [n_vocab]; `rng` is a numpy.random.Generator."""
         if self.temperature == 0:
             check_logits(logits)
@@ -70,22 +72,22 @@ class Sampling:
         return int(rng.choice(len(logits), p=self.probabilities(logits)))
 
 
-def check(name, value, kind, valid, wanted):
+def check(name: str, value: object, kind: type, valid: Callable[[Any], bool], wanted: str) -> None:
     """TypeError or ValueError unless `value` is of the kind (a number's abstract base class) and valid."""
     right_kind = isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
     if not right_kind or not valid(value):
         raise (ValueError if right_kind else TypeError)(f"{name} must be {wanted}, not {value!r}")
 
 
-def check_logits(logits):
+def check_logits(logits: np.ndarray) -> None:
     """ValueError if a logit is NaN: damaged weights, or a hook, made it so."""
     if np.isnan(logits.max()):
-        raise ValueError(f"logit {int(np.argmax(np.isnan(logits)))} is not a number (NaN): the weights are damaged, or a "
-                         "hook replaced a value with one that is not finite; no token can be chosen")
+        raise ValueError(f"logit {int(np.argmax(np.isnan(logits)))} is not a number (NaN), so no token can be chosen: "
+                         "the weights are damaged, or a hook returned a value that is not finite")
 
 
-def with_sampling_options(function):
-    """A decorator: the options of `Sampling` appear in the signature of a function that takes them as **sampling.
+def with_sampling_options(function: Callable) -> Callable:
+    """A decorator: the options of `Sampling` appear in the signature of a function that takes them as **options.
 
     So `help(generate)` lists each of them, though they are written down in one place.
     """
@@ -93,5 +95,5 @@ def with_sampling_options(function):
     others = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
     options = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
                                  annotation=field.type) for field in fields(Sampling)]
-    function.__signature__ = signature.replace(parameters=[*others, *options])
+    setattr(function, "__signature__", signature.replace(parameters=[*others, *options]))  # noqa: B010
     return function
