@@ -1,14 +1,18 @@
 """GPT-2's byte-level byte-pair encoding: text to token ids and back.
 
-It gives the ids of `encoder.py` in https://github.com/openai/gpt-2 for every string. A text is split into pieces
-(words with their leading space, numbers, punctuation, runs of white space); each piece becomes its UTF-8 bytes, one
-token a byte; and pairs of neighbouring tokens are merged, the pair that was learned first before all others, until no
-pair is left that was learned (Sennrich et al., https://arxiv.org/abs/1508.07909). Since it starts from bytes, no text
-is out of vocabulary.
+It gives the same ids as `encoder.py` in https://github.com/openai/gpt-2 for every string. A text is split into pieces
+(words with their leading space, numbers, punctuation, runs of white space). Each piece becomes its UTF-8 bytes, one
+token per byte; then neighbouring tokens are merged, the pair that training learned first before all others, until no
+pair is left that training learned (Sennrich et al., https://arxiv.org/abs/1508.07909). Since it starts from bytes, no
+text is out of vocabulary.
 """
+from __future__ import annotations
+
 import codecs
 import heapq
 import json
+import os
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -16,36 +20,42 @@ import regex
 
 END_OF_TEXT = "<|endoftext|>"
 
-# How GPT-2 splits a text into pieces, within which it merges. It is a little irregular, and the models were trained
-# with it so: 's is a piece of its own, 'S is not. These are the alternatives of OpenAI's encoder.py with the frequent
-# ones first, which is faster and changes nothing: those moved cannot begin where the ones they passed begin.
+# How GPT-2 splits a text into pieces; merges stay within a piece. It is a little irregular ('s is a piece of its own,
+# 'S is not), and the models were trained that way. These are the alternatives of OpenAI's encoder.py with the frequent
+# ones first. That is faster and changes nothing: no two of those that changed places can match at the same character.
 PIECE = regex.compile(r" ?\p{L}+| ?\p{N}+|'(?:[stmd]|re|ve|ll)| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
 
-def bytes_to_unicode():
+def bytes_to_unicode() -> dict[int, str]:
     """The character that stands for each byte in the vocabulary files, as a dict {byte: character}.
 
     Printable bytes stand for themselves. The others (space, control characters, ...) would be invisible in a text
-    file and get the characters from U+0100 on, in order: a space is "Ġ", a newline "Ċ".
+    file and get the characters from U+0100 on, in order.
+
+    >>> bytes_to_unicode()[ord("a")], bytes_to_unicode()[ord(" ")], bytes_to_unicode()[ord("\\n")]
+    ('a', 'Ġ', 'Ċ')
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-def merge_pairs(ids, merges):
-    """Merge neighbouring tokens until no pair is left that was learned: the loop of byte-pair encoding.
+def merge_pairs(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> list[int]:
+    """Merge neighbouring tokens until no pair is in `merges`: the loop of byte-pair encoding.
 
-    Each round takes the pair of lowest rank (learned first) and merges all its occurrences from left to right. A heap
-    of ranks and links to the neighbours make a round cost what it changes, not a walk over the whole piece: a "word"
-    of 200,000 letters takes seconds, not hours.
+    Each round takes the pair of lowest rank (learned first) and merges all its occurrences from left to right. With a
+    heap of ranks and links between neighbours, a round costs only what it changes, not a walk over the whole piece: a
+    "word" of 200,000 letters takes seconds, not hours.
 
     Args:
-        ids: list of int, the tokens of one piece, at first one for each byte.
+        ids: the tokens of one piece, at first one per byte.
         merges: dict {(left id, right id): (rank, merged id)}.
 
     Returns:
-        list of int, the merged tokens.
+        The merged tokens.
+
+    >>> merge_pairs([1, 2, 3, 1, 2], {(1, 2): (0, 4), (4, 3): (1, 5)})
+    [5, 4]
     """
     ids = list(ids)
     n = len(ids)
@@ -62,7 +72,7 @@ def merge_pairs(ids, merges):
         for i in sorted(places.pop(rank)):
             j = following[i]
             if j >= n or ids[i] is None or merges.get((ids[i], ids[j]), (None,))[0] != rank:
-                continue  # one of the two has gone into another token
+                continue  # one of the two is part of another token by now
             ids[i], ids[j] = merges[ids[i], ids[j]][1], None
             following[i] = following[j]
             if following[i] < n:
@@ -78,9 +88,9 @@ def merge_pairs(ids, merges):
 
 
 class _PieceIds(dict):
-    """{piece of text: its ids}, worked out when a piece is first met: encoding costs one look-up a piece."""
+    """{piece of text: its ids}, computed when a piece is first met: after that it costs one lookup."""
 
-    MOST_PIECES, LONGEST_PIECE = 2**18, 100  # what is kept is bounded: a service may read texts for months
+    MOST_PIECES, LONGEST_PIECE = 2**18, 100  # bounds the memory of a service that reads texts for months
 
     def __init__(self, byte_ids, merges):
         super().__init__()
@@ -100,24 +110,25 @@ class Encoder:
 
     Attributes:
         n_vocab: int, the number of tokens; ids are 0 to n_vocab - 1.
-        eot_token: int, the id of `<|endoftext|>`, which parts documents in GPT-2's training text (None where the
-            vocabulary has no such token). `encode` never gives it: in a text those 13 characters are ordinary text.
+        eot_token: int, the id of `<|endoftext|>`, which separates the documents in GPT-2's training text (None where
+            the vocabulary has no such token). `encode` never returns it: there those 13 characters are ordinary text.
 
-    Example:
-        >>> encoder = get_encoder("shakespeare", "models")
-        >>> encoder.decode(encoder.encode("O Romeo, Romeo!"))
-        'O Romeo, Romeo!'
+    >>> encoder = get_encoder("shakespeare", "models")
+    >>> encoder.encode("O Romeo, Romeo!")
+    [46, 749, 78, 11, 749, 78, 0]
+    >>> [encoder.decode([i]) for i in encoder.encode("O Romeo, Romeo!")]
+    ['O', ' Rome', 'o', ',', ' Rome', 'o', '!']
     """
 
-    def __init__(self, vocabulary, merges):
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
         """
         Args:
             vocabulary: dict {token: id}, tokens written with the characters of `bytes_to_unicode`.
-            merges: list of (left token, right token), the pairs in the order in which they were learned.
+            merges: (left token, right token) pairs in the order in which training learned them.
 
         Raises:
-            ValueError: ids that are not 0 to n - 1, a byte without a token, a pair whose tokens are not in the
-                vocabulary.
+            ValueError: the ids are not 0 to n - 1, a byte has no token, a merge needs a token that is not in the
+                vocabulary, or no merge makes a token (none need make special tokens, <...>, as <|endoftext|> is).
         """
         if not isinstance(vocabulary, dict):
             raise ValueError(f"the vocabulary must map tokens to ids, not be a {type(vocabulary).__name__}")
@@ -128,37 +139,38 @@ class Encoder:
         for i, token in enumerate(tokens):
             if vocabulary[token] != i:
                 raise ValueError(f"ids must be 0 to {len(tokens) - 1}, each once, but token {token!a} has "
-                                 f"{vocabulary[token]} where {i} is due")
+                                 f"{vocabulary[token]} where {i} is expected")
         characters = bytes_to_unicode()
         for byte, character in characters.items():
             if character not in vocabulary:
                 raise ValueError(f"byte {byte} has no token (it would be {character!a})")
         strange = set("".join(tokens)) - set(characters.values())
         if strange:
-            raise ValueError(f"a token has {min(strange)!a}, which stands for no byte")
+            raise ValueError(f"a token contains {min(strange)!a}, which stands for no byte")
         try:
             pairs = {(vocabulary[left], vocabulary[right]): (rank, vocabulary[left + right])
                      for rank, (left, right) in enumerate(merges)}
         except KeyError as error:
             raise ValueError(f"merges need the token {error.args[0]!a}, which is not in the vocabulary") from None
+        byte_ids = [vocabulary[characters[byte]] for byte in range(256)]
+        unmade = {*range(len(tokens))}.difference(byte_ids, (merged for _, merged in pairs.values()))
+        never = [token for token in map(tokens.__getitem__, sorted(unmade))
+                 if not (token.startswith("<") and token.endswith(">"))]
+        if never:
+            raise ValueError(f"no merge makes the token {never[0]!a} (of {len(never)} such tokens): {len(pairs)} merges "
+                             f"do not fit a vocabulary of {len(tokens)}; download both files again")
         self.n_vocab = len(tokens)
         self.eot_token = vocabulary.get(END_OF_TEXT)
         self._tokens = tokens
         self._to_byte = {ord(character): byte for byte, character in characters.items()}
-        self._piece_ids = _PieceIds([vocabulary[characters[byte]] for byte in range(256)], pairs)
+        self._piece_ids = _PieceIds(byte_ids, pairs)
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Text to token ids.
 
-        Args:
-            text: str, anything that can be written as UTF-8.
-
-        Returns:
-            list of int.
-
         Raises:
-            TypeError: `text` is no str.
-            ValueError: `text` has a lone surrogate (half a character: UTF-8 cannot write it).
+            TypeError: `text` is not a str.
+            ValueError: `text` has a lone surrogate (half a character, which UTF-8 cannot represent).
         """
         if not isinstance(text, str):
             raise TypeError(f"the text to encode must be a str, not {type(text).__name__}")
@@ -167,16 +179,13 @@ class Encoder:
         except UnicodeEncodeError:
             at, character = next((i, c) for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
             raise ValueError(f"the text has a lone surrogate, U+{ord(character):04X}, at character {at}: it is half "
-                             "of a character and cannot be encoded; remove it or decode the text anew") from None
+                             "of a character, which UTF-8 cannot represent; remove it") from None
 
-    def decode(self, ids):
-        """Token ids to text; bytes that are not UTF-8 (a character cut in two) become U+FFFD.
+    def decode(self, ids: Iterable[int]) -> str:
+        """Token ids to text. Bytes that are not UTF-8 (a character cut in two) become U+FFFD.
 
         Args:
-            ids: iterable of int (NumPy's integers too).
-
-        Returns:
-            str.
+            ids: integers, NumPy's too.
 
         Raises:
             TypeError: an id is not an integer.
@@ -184,17 +193,11 @@ class Encoder:
         """
         return self._bytes(ids).decode("utf-8", errors="replace")
 
-    def decode_stream(self, ids):
-        """Token ids to text, piece by piece as the ids come: for printing while a model generates.
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Token ids to text, piece by piece as the ids arrive: for printing while a model generates.
 
-        A character of several bytes may be spread over several tokens; it is given out when its last byte has come.
-        The pieces joined are what `decode` gives, and the errors are its errors.
-
-        Args:
-            ids: iterable of int, a generator for instance.
-
-        Yields:
-            str, never empty.
+        A character of several bytes may be spread over several tokens; it is yielded when its last byte has arrived.
+        The pieces, which are never empty, join to what `decode` returns; the errors are the same.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for i in ids:
@@ -205,8 +208,8 @@ class Encoder:
         if rest:
             yield rest
 
-    def token_bytes(self, i):
-        """The bytes that token id `i` stands for: not always whole characters. Errors as `decode`'s."""
+    def token_bytes(self, i: int) -> bytes:
+        """The bytes that token id `i` stands for, not always whole characters. Raises the same errors as `decode`."""
         return self._bytes([i])
 
     def _bytes(self, ids):
@@ -220,15 +223,12 @@ class Encoder:
         return "".join(tokens).translate(self._to_byte).encode("latin-1")
 
 
-def get_encoder(model_name, models_dir):
+def get_encoder(model_name: str, models_dir: str | os.PathLike) -> Encoder:
     """The tokenizer of the model in `models_dir/model_name`, from its encoder.json and vocab.bpe.
-
-    Returns:
-        Encoder.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: one of them is malformed; the message names the file and what is wrong.
+        ValueError: one of them is malformed, or they do not fit each other; the message says what is wrong where.
     """
     folder = Path(models_dir) / str(model_name)
     texts = {}
@@ -239,11 +239,11 @@ def get_encoder(model_name, models_dir):
             raise FileNotFoundError(f"{folder / name} is missing: a model's folder holds its vocabulary in "
                                     "encoder.json and vocab.bpe") from None
         except UnicodeDecodeError as error:
-            raise ValueError(f"{folder / name} is not UTF-8 text (byte {error.start}): fetch it anew") from None
+            raise ValueError(f"{folder / name} is not UTF-8 text (byte {error.start}): download it again") from None
     try:
         vocabulary = json.loads(texts["encoder.json"])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{folder / 'encoder.json'} is not JSON ({error}): fetch it anew") from None
+        raise ValueError(f"{folder / 'encoder.json'} is not JSON ({error}): download it again") from None
     lines = texts["vocab.bpe"].split("\n")  # not splitlines(): it also splits at characters that tokens may hold
     first = 1 if lines[0].startswith("#version") else 0
     merges = [tuple(line.split(" ")) for line in lines[first:] if line]
@@ -254,4 +254,4 @@ def get_encoder(model_name, models_dir):
     try:
         return Encoder(vocabulary, merges)
     except ValueError as error:
-        raise ValueError(f"{folder}: encoder.json and vocab.bpe make no vocabulary: {error}") from None
+        raise ValueError(f"{folder}: encoder.json and vocab.bpe are not a vocabulary: {error}") from None

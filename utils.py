@@ -1,23 +1,33 @@
-"""From OpenAI's servers to NumPy: download a GPT-2 checkpoint, convert it, map it into memory.
+"""A model's folder: OpenAI's files become a tokenizer, a dict of sizes, and nested dicts of NumPy arrays.
 
-A model is a folder with OpenAI's files: hparams.json (the sizes), encoder.json and vocab.bpe (the vocabulary), and a
-TensorFlow checkpoint (the weights). Reading the checkpoint needs TensorFlow, which takes seconds to import; so the
-weights are kept beside it as one plain NumPy file, which later runs map into memory in a millisecond.
+A model is a folder with the files in which OpenAI published GPT-2: hparams.json (the sizes), encoder.json and vocab.bpe
+(the vocabulary), and a TensorFlow checkpoint (the weights). `load_encoder_hparams_and_params` finds it by its name,
+downloads it where it is an official one that is not there yet, and reads it.
+
+Reading the checkpoint needs TensorFlow, which takes seconds to import; so the weights are kept beside it as one plain
+NumPy file, which later runs map into memory in a millisecond (`runtime/weights.py`).
 """
+from __future__ import annotations
+
+import errno
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from encoder import get_encoder
-from runtime import weights
+import numpy as np
+
+from encoder import Encoder, get_encoder
+from runtime import checkpoint, weights
 from runtime.download import download
 from runtime.lock import locked
-from runtime.quiet import quiet
 from runtime.terminal import notice
 
+MODELS_DIR = Path(__file__).resolve().parent / "models"  # wherever the program is started from
 DEFAULT_MODEL, BUNDLED_MODEL = "124M", "shakespeare"
-MODEL_SIZES = ("124M", "355M", "774M", "1558M")
+MODEL_SIZES = ("124M", "355M", "774M", "1558M")  # OpenAI's names, and those that Hugging Face gave them:
+MODEL_ALIASES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 VOCABULARY_FILES = ("encoder.json", "vocab.bpe")
 FILES = ("checkpoint", "encoder.json", "hparams.json", "model.ckpt.data-00000-of-00001", "model.ckpt.index",
          "model.ckpt.meta", "vocab.bpe")
@@ -53,7 +63,6 @@ def download_gpt2_files(model_size, model_dir):
     if model_size not in MODEL_SIZES:
         raise ValueError(f"there is no official model {model_size!r}: choose one of {', '.join(MODEL_SIZES)}")
     model_dir = Path(model_dir)
-    model_dir.mkdir(parents=True, exist_ok=True)
     base_url = (os.environ.get("GPT2_BASE_URL") or BASE_URL).rstrip("/")
     with locked(model_dir):
         for name in FILES:
@@ -65,87 +74,124 @@ def download_gpt2_files(model_size, model_dir):
 # --- a model's folder ---------------------------------------------------------------------------
 
 
-def load_encoder_hparams_and_params(model_size, models_dir):
-    """Everything of the model in `models_dir/model_size`; an official one that is not there is downloaded.
+def load_encoder_hparams_and_params(
+    model_size: str | None = None, models_dir: str | os.PathLike | None = None
+) -> tuple[Encoder, dict, dict]:
+    """Load a model by its name. An official one that is not on disk is downloaded.
 
     Args:
-        model_size: "124M", "355M", "774M", "1558M", or the name of any folder with a model in OpenAI's layout. None
-            is the 124M, or, where that is not on disk and the server cannot be reached, the bundled model.
-        models_dir: the folder of models.
+        model_size: "124M", "355M", "774M", "1558M" (or "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "shakespeare"
+            for the bundled model, or the name of any folder in `models_dir` with a model in OpenAI's layout. None is
+            the 124M, or the bundled model if the 124M is not on disk and cannot be downloaded.
+        models_dir: the folder of models; None is the folder `models` beside this file.
 
     Returns:
-        (encoder, hparams, params): `encoder.Encoder`; dict with n_vocab, n_ctx, n_embd, n_head, n_layer; and the
+        (encoder, hparams, params): an `encoder.Encoder`; a dict with n_vocab, n_ctx, n_embd, n_head, n_layer; the
         weights as `load_gpt2_params_from_tf_ckpt` gives them, mapped from disk (changes stay in this process).
 
     Raises:
-        FileNotFoundError: no such model, or a file of it is missing.
-        ValueError: a name that is no folder's name, a file that is damaged, files that do not fit each other.
+        FileNotFoundError: there is no such model, or a file of it is missing.
+        ValueError: the name is not the name of a folder, a file is damaged, or files do not belong together.
+        ImportError: the weights have not been converted yet and TensorFlow cannot be imported.
         OSError: as `download_gpt2_files`.
     """
-    if model_size is None:
-        try:
-            return load_encoder_hparams_and_params(DEFAULT_MODEL, models_dir)
-        except ConnectionError as error:
-            notice(f"the {DEFAULT_MODEL} model is not in {models_dir} and could not be downloaded ({error}): using the "
-                   f"small bundled model instead, as --model_size {BUNDLED_MODEL} does")
-            return load_encoder_hparams_and_params(BUNDLED_MODEL, Path(__file__).resolve().parent / "models")
-    model_dir = find_model(model_size, models_dir)
+    model_dir = find_model(DEFAULT_MODEL if model_size is None else model_size, models_dir)
     missing = missing_files(model_dir)
-    if missing and model_size in MODEL_SIZES:
-        download_gpt2_files(model_size, model_dir)
-    elif not model_dir.is_dir():
-        raise FileNotFoundError(f"there is no model {model_size!r}: {model_dir} does not exist; the official models "
-                                f"{', '.join(MODEL_SIZES)} are downloaded when they are named")
-    elif missing:
-        raise FileNotFoundError(f"{model_dir / missing[0]} is missing: a model is a folder with checkpoint, "
-                                "encoder.json, hparams.json, vocab.bpe and the files that checkpoint names")
+    if missing and model_dir.name in MODEL_SIZES:
+        if not model_dir.parent.is_dir():
+            notice(f"the folder {model_dir.parent} does not exist: making it for the {model_dir.name} model")
+        try:
+            download_gpt2_files(model_dir.name, model_dir)
+        except OSError as error:
+            offline = isinstance(error, ConnectionError) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            if model_size is not None or not offline:
+                raise
+            notice(f"the {DEFAULT_MODEL} model is not in {model_dir.parent} and could not be downloaded ({error}): "
+                   f"using the small bundled model instead, as --model_size {BUNDLED_MODEL} does")
+            model_dir = MODELS_DIR / BUNDLED_MODEL
+        missing = missing_files(model_dir)
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing: a model is a folder with checkpoint, encoder.json, "
+                                "hparams.json, vocab.bpe and the files that checkpoint names")
     hparams = load_hparams(model_dir)
-    encoder = get_encoder(model_size, models_dir)
+    encoder = get_encoder(model_dir.name, model_dir.parent)
     if encoder.n_vocab != hparams["n_vocab"]:
         raise ValueError(f"{model_dir}: encoder.json has {encoder.n_vocab} tokens, but hparams.json says n_vocab = "
-                         f"{hparams['n_vocab']}: they are of different models")
+                         f"{hparams['n_vocab']}: they belong to different models")
     return encoder, hparams, load_params(model_dir, hparams)
 
 
-def find_model(model_size, models_dir):
-    """The folder of a model, `models_dir/model_size`; ValueError where the name is a path or empty."""
+def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> Path:
+    """The folder of a model by its name, as `load_encoder_hparams_and_params` takes it.
+
+    A folder of exactly that name comes first, then OpenAI's and Hugging Face's names, then any of them in other case.
+    An official model need not be on disk.
+    """
+    models_dir = MODELS_DIR if models_dir is None else Path(models_dir)
     if not isinstance(model_size, str) or not re.fullmatch(r"[^/\\:\0]+", model_size) or set(model_size) == {"."}:
-        raise ValueError(f"{model_size!r} is no model's name: it names a folder in {models_dir}, as 124M does")
-    return Path(models_dir) / model_size
+        raise ValueError(f"{model_size!r} is not a model's name: give the name of a folder in {models_dir}, as 124M")
+    names = [*_folders(models_dir), *MODEL_SIZES, BUNDLED_MODEL]
+    same = [name for name in names if name.casefold() == model_size.casefold()]
+    if model_size in names or (models_dir / model_size).is_dir() and not same:
+        name = model_size
+    else:
+        name = MODEL_ALIASES.get(model_size.lower()) or next(iter(same), None)
+    if name is None:
+        import difflib
+
+        there = available_models(models_dir)
+        close = difflib.get_close_matches(model_size, [*there, *MODEL_SIZES, *MODEL_ALIASES], n=1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise FileNotFoundError(f"there is no model {model_size!r} in {models_dir}"
+                                f"{'' if models_dir.is_dir() else ', which does not exist'}{meant}: at hand "
+                                f"{'is' if len(there) == 1 else 'are'} {', '.join(there)}; "
+                                f"{', '.join(MODEL_SIZES)} are downloaded when they are named")
+    bundled = name == BUNDLED_MODEL and not (models_dir / name).is_dir()
+    return (MODELS_DIR if bundled else models_dir) / name
 
 
-def missing_files(model_dir):
-    """Which of the files that a model needs are not in `model_dir` (a list of names)."""
-    missing = [name for name in ("checkpoint", "encoder.json", "hparams.json", "vocab.bpe")
+def available_models(models_dir: str | os.PathLike | None = None) -> list[str]:
+    """The names of the models that can be loaded without a download: those in `models_dir`, and the bundled one."""
+    models_dir = MODELS_DIR if models_dir is None else Path(models_dir)
+    names = []
+    for name in _folders(models_dir):
+        try:
+            if not missing_files(models_dir / name):
+                names.append(name)
+        except (OSError, ValueError):  # closed to us, or damaged
+            continue
+    return sorted({*names, BUNDLED_MODEL}, key=lambda name: (name not in MODEL_SIZES, len(name), name))
+
+
+def _folders(models_dir):
+    """The names of the folders in `models_dir`; none where it does not exist or cannot be listed."""
+    try:
+        return sorted(path.name for path in models_dir.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def missing_files(model_dir: str | os.PathLike) -> list[Path]:
+    """Which of the files that a model needs are not in `model_dir`.
+
+    The data of a checkpoint may be missing where its converted copy is there: so a model can be shipped without
+    TensorFlow's file, and with it, without TensorFlow.
+    """
+    model_dir = Path(model_dir)
+    missing = [model_dir / name for name in ("checkpoint", "hparams.json", *VOCABULARY_FILES)
                if not (model_dir / name).is_file()]
-    if "checkpoint" not in missing:
-        prefix = checkpoint_prefix(model_dir)
-        if not prefix.with_name(prefix.name + ".index").is_file():
-            missing.append(prefix.name + ".index")
-        if not data_files(prefix):
-            missing.append(prefix.name + ".data-00000-of-00001")
+    if missing:
+        return missing
+    prefix = checkpoint.latest_checkpoint(model_dir)
+    missing = checkpoint.missing_files(prefix)
+    if missing and checkpoint.index_file(prefix) not in missing:
+        shapes = parameter_shapes(load_hparams(model_dir))
+        if weights.find(model_dir, checkpoint.index_file(prefix), shapes) is not None:
+            return []
     return missing
 
 
-def checkpoint_prefix(model_dir):
-    """The path, without .index and .data-..., of the weights that the file `checkpoint` names.
-
-    It is the small text file that TensorFlow's Saver keeps; the weights are looked for beside it, wherever the folder
-    was when it was written.
-    """
-    path = model_dir / "checkpoint"
-    match = re.search(r'^model_checkpoint_path:\s*"([^"]+)"', path.read_text(encoding="utf-8", errors="replace"), re.M)
-    if not match:
-        raise ValueError(f'{path} names no checkpoint: it should have a line model_checkpoint_path: "model.ckpt"')
-    return model_dir / re.split(r"[/\\]", match[1])[-1]
-
-
-def data_files(prefix):
-    return sorted(path for path in prefix.parent.iterdir()
-                  if re.fullmatch(re.escape(prefix.name) + r"\.data-\d{5}-of-\d{5}", path.name))
-
-
-def load_hparams(model_dir):
+def load_hparams(model_dir: str | os.PathLike) -> dict:
     """The sizes of a model from its hparams.json, checked.
 
     Returns:
@@ -158,7 +204,7 @@ def load_hparams(model_dir):
     try:
         hparams = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): fetch it anew") from None
+        raise ValueError(f"{path} is not JSON ({error}): download it again") from None
     if not isinstance(hparams, dict):
         raise ValueError(f"{path} must hold an object with the model's sizes, not {type(hparams).__name__}")
     for name, most in (("n_vocab", 10**7), ("n_ctx", 10**7), ("n_embd", 10**6), ("n_head", 10**4), ("n_layer", 10**3)):
@@ -171,10 +217,43 @@ def load_hparams(model_dir):
     return hparams
 
 
-# --- the checkpoint -----------------------------------------------------------------------------
+# --- the weights --------------------------------------------------------------------------------
 
 
-def parameter_shapes(hparams):
+def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | os.PathLike, hparams: dict) -> dict:
+    """The weights of a TensorFlow checkpoint as nested dicts of NumPy arrays, read into memory.
+
+    Args:
+        tf_ckpt_path: path of the checkpoint without .index and .data-..., as TensorFlow names it.
+        hparams: dict of sizes, against which every tensor is checked.
+
+    Returns:
+        dict with wte [n_vocab, n_embd], wpe [n_ctx, n_embd], blocks (a `Blocks`, a list of n_layer dicts with
+        attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj, each w [n_in, n_out] and b [n_out], and ln_1, ln_2, each g and
+        b [n_embd]) and ln_f (g and b), all float32.
+
+    Raises:
+        ValueError: a tensor is missing, has another shape or type, belongs to no layer, or is damaged; it is named.
+        FileNotFoundError: there is no such checkpoint.
+        ImportError: TensorFlow cannot be imported.
+    """
+    return nested(weights.ordered(checkpoint.read_tensors(Path(tf_ckpt_path), parameter_shapes(hparams))), hparams)
+
+
+def load_params(model_dir: str | os.PathLike, hparams: dict) -> dict:
+    """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
+
+    Returns and raises as `load_gpt2_params_from_tf_ckpt`.
+    """
+    model_dir, shapes = Path(model_dir), parameter_shapes(hparams)
+    prefix = checkpoint.latest_checkpoint(model_dir)
+    index = checkpoint.index_file(prefix)
+    if not index.is_file():
+        raise FileNotFoundError(f"{index} is missing: without it the checkpoint cannot be read")
+    return nested(weights.load(model_dir, index, shapes, lambda: checkpoint.read_tensors(prefix, shapes)), hparams)
+
+
+def parameter_shapes(hparams: dict) -> dict[str, tuple[int, ...]]:
     """The model's tensors in order: dict {name in the checkpoint, without "model/": shape without the leading 1}."""
     n = hparams["n_embd"]
     shapes = {"wte": (hparams["n_vocab"], n), "wpe": (hparams["n_ctx"], n)}
@@ -187,9 +266,9 @@ def parameter_shapes(hparams):
     return shapes | {"ln_f/g": (n,), "ln_f/b": (n,)}
 
 
-def nested(arrays, hparams):
-    """(name, array) pairs to the nested dict of `load_gpt2_params_from_tf_ckpt`: h3/ln_1/g -> blocks[3].ln_1.g"""
-    params = {"blocks": [{} for _ in range(hparams["n_layer"])]}
+def nested(arrays: Iterable[tuple[str, np.ndarray]], hparams: dict) -> dict:
+    """(name, array) pairs as the nested dict of `load_gpt2_params_from_tf_ckpt`: h3/ln_1/g -> blocks[3].ln_1.g"""
+    params = {"blocks": Blocks(({} for _ in range(hparams["n_layer"])), hparams["n_head"])}
     for name, array in arrays:
         *path, leaf = name.split("/")
         group = params
@@ -201,76 +280,9 @@ def nested(arrays, hparams):
     return params
 
 
-def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
-    """The weights of a TensorFlow checkpoint as nested NumPy dicts, read into memory.
+class Blocks(list):
+    """The list of a model's blocks, with their n_head: no weight's shape tells it, and a wrong one gives garbage."""
 
-    Args:
-        tf_ckpt_path: path of the checkpoint without .index and .data-..., as TensorFlow names it.
-        hparams: dict of sizes, against which every tensor is checked.
-
-    Returns:
-        dict with wte [n_vocab, n_embd], wpe [n_ctx, n_embd], blocks (a list of n_layer dicts with attn.c_attn,
-        attn.c_proj, mlp.c_fc, mlp.c_proj, each w [n_in, n_out] and b [n_out], and ln_1, ln_2, each g and b [n_embd])
-        and ln_f (g and b), all float32.
-
-    Raises:
-        ValueError: a tensor is missing, has another shape or type, or the file is damaged; the message names it.
-        FileNotFoundError: there is no such checkpoint.
-    """
-    return nested(weights.ordered(read_tf_checkpoint(tf_ckpt_path, hparams)), hparams)
-
-
-def read_tf_checkpoint(tf_ckpt_path, hparams):
-    """The model's tensors one by one, so that no more than one is in memory: yields (name, float32 array).
-
-    Names, order and shapes are those of `parameter_shapes`; other variables of the checkpoint (an optimizer's slots)
-    are passed over. Raises as `load_gpt2_params_from_tf_ckpt`.
-    """
-    tf_ckpt_path = str(tf_ckpt_path)
-    if not os.path.isfile(tf_ckpt_path + ".index"):
-        raise FileNotFoundError(f"{tf_ckpt_path}.index is missing: without it the checkpoint cannot be read")
-    with quiet():
-        import tensorflow as tf
-
-        try:
-            reader = tf.train.load_checkpoint(tf_ckpt_path)
-            shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-        except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(f"{tf_ckpt_path}.index is damaged ({_first_line(error)}): fetch it anew") from None
-    for name, shape in parameter_shapes(hparams).items():
-        full_name = f"model/{name}"
-        if full_name not in shapes:
-            raise ValueError(f"{tf_ckpt_path} has no tensor {full_name}: it is not a GPT-2 of {hparams['n_layer']} "
-                             "layers, as hparams.json says")
-        if dtypes[full_name] != tf.float32:
-            raise ValueError(f"{tf_ckpt_path}: {full_name} is {dtypes[full_name].name}, it must be float32")
-        stored = tuple(shapes[full_name])
-        if stored != shape and stored != (1, *shape):  # OpenAI's linear layers are convolutions of width 1
-            raise ValueError(f"{tf_ckpt_path}: {full_name} has shape {list(stored)}, but hparams.json needs "
-                             f"{list(shape)}")
-        try:
-            with quiet():
-                array = reader.get_tensor(full_name)
-        except (tf.errors.OpError, RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(f"{tf_ckpt_path}.data-* is damaged at {full_name} ({_first_line(error)}): fetch it "
-                             "anew") from None
-        yield name, array.reshape(shape)
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-
-
-def load_params(model_dir, hparams):
-    """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
-
-    Returns and raises as `load_gpt2_params_from_tf_ckpt`.
-    """
-    model_dir = Path(model_dir)
-    prefix = checkpoint_prefix(model_dir)
-    index = prefix.with_name(prefix.name + ".index")
-    if not index.is_file():
-        raise FileNotFoundError(f"{index} is missing: without it the checkpoint cannot be read")
-    tensors = weights.load(model_dir, [index, *data_files(prefix)], parameter_shapes(hparams),
-                           lambda: read_tf_checkpoint(prefix, hparams))
-    return nested(tensors, hparams)
+    def __init__(self, blocks: Iterable[dict], n_head: int):
+        super().__init__(blocks)
+        self.n_head = n_head

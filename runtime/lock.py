@@ -3,25 +3,38 @@ import contextlib
 
 from runtime.terminal import notice
 
-SILENT_WAIT = 1  # seconds for which another process may hold the lock before the wait is said
+SILENT_WAIT = 1  # seconds to wait for another process before saying so
 
 
 @contextlib.contextmanager
 def locked(folder):
-    """A lock on `folder` among processes; the kernel drops it when its holder dies, however it dies."""
+    """A lock on `folder` (a Path) among processes; the kernel drops it when its holder dies, however it dies.
+
+    A folder that does not exist is made, and removed again where nothing was put into it.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock")
-    try:
+    lock, waits = FileLock(folder / ".lock"), False
+    while not lock.is_locked:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=SILENT_WAIT)
+            lock.acquire(timeout=-1 if waits else SILENT_WAIT)
         except Timeout:
-            notice(f"waiting for another process that is at work in {folder} ...")
-            lock.acquire()
-    except NotImplementedError:  # some network file systems
-        raise OSError(f"{folder} is on a file system without locks, which keep processes apart: choose another "
-                      "--models_dir") from None
+            notice(f"waiting for another process that is working in {folder} ...")
+            waits = True
+        except FileNotFoundError:  # that process has removed the folder
+            if not made and folder.exists():
+                raise
+        except NotImplementedError:  # some network file systems
+            raise OSError(f"{folder} is on a file system without locks, which keep processes apart: choose another "
+                          "--models_dir") from None
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if made and [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                for path in made:
+                    path.rmdir()
         lock.release()

@@ -2,47 +2,63 @@
 import contextlib
 import hashlib
 import io
+import mmap
 import os
 import re
+import stat
 
 import numpy as np
 
 from runtime.lock import locked
 from runtime.terminal import notice
 
-CONVERTED = re.compile(r"params-[0-9a-f]{16}\.npy(\.part)?")  # the names of converted weights
 
-
-def load(model_dir, sources, shapes, read):
+def load(model_dir, index, shapes, read):
     """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
 
-    The copy is `params-FINGERPRINT.npy`: all tensors one after the other in one flat float32 array. Its name holds a
-    hash of what it was made from, so that a checkpoint that was changed is converted again. Where the folder cannot be
-    written, the weights are read from the checkpoint into memory each time.
+    The copy is `params-FINGERPRINT.npy`: all tensors one after the other in one flat float32 array. Where the folder
+    cannot be written, the weights are read from the checkpoint into memory each time.
 
     Args:
         model_dir: Path of the folder.
-        sources: list of Path, the files of the checkpoint, the index first.
+        index: Path of the checkpoint's index.
         shapes: dict {name: shape} of the tensors, in order.
         read: callable that gives an iterator of (name, array), read from the checkpoint.
 
-    Yields:
-        (name, float32 array), in the order of `shapes`. Raises what `read` raises.
+    Returns:
+        An iterator of (name, float32 array) in the order of `shapes`. Raises what `read` and its iterator raise.
     """
-    path = model_dir / f"params-{fingerprint(sources, shapes)}.npy"
-    tensors = mapped(path, shapes)
+    tensors = find(model_dir, index, shapes)
     if tensors is None:
+        checkpoint = read()  # raises here if files are missing or closed to us: the folder has no part in that
         try:
             with locked(model_dir):
-                tensors = mapped(path, shapes)  # another process may have made it meanwhile
+                tensors = find(model_dir, index, shapes)  # another process may have converted it meanwhile
                 if tensors is None:
                     notice(f"converting {model_dir} to NumPy, once ...")
-                    convert(path, shapes, read())
-                    tensors = mapped(path, shapes)
+                    convert(converted_file(model_dir, index, shapes), shapes, checkpoint)
+                    tensors = find(model_dir, index, shapes)
         except OSError as error:
             notice(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading the "
                    "checkpoint itself")
     return ordered(read()) if tensors is None else tensors
+
+
+def find(model_dir, index, shapes):
+    """(name, array) pairs over the converted copy in `model_dir` that fits, or None. The data files may be gone."""
+    return mapped(converted_file(model_dir, index, shapes), shapes)
+
+
+def converted_file(model_dir, index, shapes):
+    """The path of the converted copy of a checkpoint.
+
+    Its name holds a hash of the index, which has the CRC-32C of every tensor: a checkpoint with other weights has
+    another name, a folder that is copied, moved or touched keeps it. The version changes when the layout of the copy
+    does.
+    """
+    version = "C order, /w in Fortran order"
+    fingerprint = hashlib.sha256(index.read_bytes() + repr((version, list(shapes.items()))).encode()).hexdigest()[:16]
+    return model_dir / f"params-{fingerprint}.npy"
 
 
 def by_columns(name):
@@ -60,25 +76,21 @@ def ordered(tensors):
     return ((name, np.asfortranarray(array) if by_columns(name) else array) for name, array in tensors)
 
 
-def fingerprint(sources, shapes):
-    """16 hex digits that differ where the checkpoint does: its index holds a checksum of every tensor."""
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-    return hashlib.sha256(sources[0].read_bytes() + repr(("by columns", files, list(shapes.items()))).encode()
-                          ).hexdigest()[:16]
-
-
 def mapped(path, shapes):
-    """(name, array) pairs over the memory-mapped file `path`, or None where it is missing or not whole."""
-    head = npy_head(shapes)
+    """(name, array) pairs over the memory-mapped file `path`, or None where it is missing or not whole.
+
+    Processes share the memory. It is copied on write: a weight that is changed in a notebook stays in that process.
+    """
+    head, n_values = npy_head(shapes), n_weights(shapes)
     try:
-        with open(path, "rb") as file:
-            if file.read(len(head)) != head:  # NumPy would try to make sense of whatever stands there
+        # anybody may have put something there: without O_NONBLOCK, opening a named pipe would wait for ever
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.read(len(head)) != head:
                 return None
-        # "c": copy on write. Processes share the pages; a weight changed in a notebook stays there.
-        flat = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):
+            data = mmap.mmap(file.fileno(), len(head) + 4 * n_values, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError, OverflowError):  # the last two: the file is shorter than its head says
         return None
-    flat = flat.view(np.ndarray)  # np.memmap's own class would cost time in every operation
+    flat = np.frombuffer(data, np.float32, n_values, len(head))
 
     def slices():
         start = 0
@@ -91,19 +103,29 @@ def mapped(path, shapes):
     return slices()
 
 
+def n_weights(shapes):
+    """How many numbers the tensors have together."""
+    return sum(int(np.prod(shape)) for shape in shapes.values())
+
+
 def npy_head(shapes):
     """The first bytes of a file of converted weights: NumPy's description of one flat float32 array."""
-    n_values = sum(int(np.prod(shape)) for shape in shapes.values())
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (n_values,)})
+    np.lib.format.write_array_header_1_0(head, {"descr": np.dtype(np.float32).str, "fortran_order": False,
+                                                "shape": (n_weights(shapes),)})
     return head.getvalue()
 
 
 def convert(path, shapes, tensors):
-    """Write `tensors` to `path`, one at a time; it appears when it is whole."""
+    """Write `tensors` to `path`, one at a time; it gets its name when it is whole. The lock is held.
+
+    Copies of what the checkpoint was before, and what killed conversions left, are removed once the new one is there.
+    """
     partial = path.with_name(path.name + ".part")
+    partial.unlink(missing_ok=True)
+    file = open(partial, "xb")  # x: a new file, never what a link of that name points to
     try:
-        with open(partial, "wb") as file:
+        with file:
             file.write(npy_head(shapes))
             for name, array in tensors:
                 array = np.ascontiguousarray(array.T if by_columns(name) else array)
@@ -111,8 +133,11 @@ def convert(path, shapes, tensors):
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    finally:
-        for old in path.parent.iterdir():  # conversions of what this checkpoint was before
-            if CONVERTED.fullmatch(old.name) and old != path:
-                with contextlib.suppress(OSError):
-                    old.unlink()
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    for old in path.parent.iterdir():
+        if re.fullmatch(r"params-[0-9a-f]{16}\.npy(\.part)?", old.name) and old != path:
+            with contextlib.suppress(OSError):
+                old.unlink()

@@ -82,9 +82,9 @@ def test_tensorflow_is_silent_and_not_imported_for_converted_weights(run):
 
 @pytest.mark.parametrize("arguments, status, message", [
     (["x", "--model_size", "nope"], 1, "there is no model 'nope'"),
-    (["x", "--model_size", "../../etc"], 1, "'../../etc' is no model's name"),
-    (["x", "--model_size", ".."], 1, "'..' is no model's name"),
-    (["x", "--model_size", ""], 1, "'' is no model's name"),
+    (["x", "--model_size", "../../etc"], 1, "'../../etc' is not a model's name"),
+    (["x", "--model_size", ".."], 1, "'..' is not a model's name"),
+    (["x", "--model_size", ""], 1, "'' is not a model's name"),
     (["x", "--n_tokens_to_generate", "0"], 1, "n_tokens_to_generate must be a whole number, at least 1, not 0"),
     (["x", "--n_tokens_to_generate", "-4"], 1, "n_tokens_to_generate must be a whole number, at least 1, not -4"),
     (["x", "--n_tokens_to_generate", "many"], 1, "n_tokens_to_generate must be a whole number, at least 1, not 'many'"),

@@ -1,172 +1,190 @@
-"""Checkpoints: what TensorFlow wrote is what NumPy reads, and what cannot be read is named."""
+"""A model's folder: found by its name, with sizes that are checked and weights under their names."""
+import copy
+import errno
 import json
 import os
+import pickle
 import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DATA, ROOT, SIZES, make_model
+from helpers import MODELS, SIZES, make_model
 
 import utils
 from utils import (
-    checkpoint_prefix,
+    MODELS_DIR,
+    available_models,
+    find_model,
     load_encoder_hparams_and_params,
-    load_gpt2_params_from_tf_ckpt,
     load_hparams,
     load_params,
+    nested,
+    parameter_shapes,
 )
+
+OFFLINE = "http://127.0.0.1:9/models"  # refuses at once
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model folder of its own: the bundled model's vocabulary around a tiny checkpoint (converted weights: none)."""
+    """A model folder of its own: the bundled model's vocabulary around a tiny checkpoint."""
     return make_model(tmp_path / "models" / "mine")
 
 
-def converted(folder):
-    return sorted(folder.glob("params-*"))
+@pytest.fixture
+def downloads(monkeypatch):
+    """The calls of `download_gpt2_files`, which makes no file."""
+    calls = []
+    monkeypatch.setattr(utils, "download_gpt2_files", lambda *arguments: calls.append(arguments))
+    return calls
 
 
-def equal(a, b):
-    """Whether two nested dicts hold the same arrays under the same keys."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a.dtype == b.dtype == np.float32 and np.array_equal(a, b)
+# --- where a model is ---------------------------------------------------------------------------
 
 
-def test_every_tensor_is_where_it_belongs():
-    import tensorflow as tf
-
-    folder = DATA / "openai-tiny"
-    hparams = load_hparams(folder)
-    params = load_gpt2_params_from_tf_ckpt(folder / "model.ckpt", hparams)
-    assert params.keys() == {"wte", "wpe", "blocks", "ln_f"} and len(params["blocks"]) == hparams["n_layer"]
-    reader = tf.train.load_checkpoint(str(folder / "model.ckpt"))
-    n_tensors = 0
-
-    def compare(group, name):
-        nonlocal n_tensors
-        for key, value in group.items():
-            if isinstance(value, dict):
-                compare(value, f"{name}/{key}")
-            else:
-                theirs = reader.get_tensor(f"{name}/{key}")
-                assert value.dtype == np.float32 and value.shape == theirs.squeeze().shape, f"{name}/{key}"
-                np.testing.assert_array_equal(value, theirs.squeeze())
-                n_tensors += 1
-
-    for i, block in enumerate(params["blocks"]):
-        assert block.keys() == {"attn", "mlp", "ln_1", "ln_2"}
-        compare(block, f"model/h{i}")
-    compare({key: params[key] for key in ("wte", "wpe", "ln_f")}, "model")
-    assert n_tensors == len(reader.get_variable_to_shape_map())
+def test_models_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert MODELS_DIR == MODELS
+    assert load_encoder_hparams_and_params("shakespeare")[1]["n_vocab"] == 1024
+    assert find_model("124M") == MODELS / "124M"
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_converted_weights_are_the_checkpoints(folder):
-    hparams = load_hparams(folder)
-    first = load_params(folder, hparams)
-    assert len(converted(folder)) == 1
-    assert equal(first, load_params(folder, hparams))
-    assert equal(first, load_gpt2_params_from_tf_ckpt(checkpoint_prefix(folder), hparams))
-    assert type(first["wte"]) is np.ndarray
+def test_a_models_dir_that_is_given_is_used_as_given(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent.parent)
+    for models_dir in ("models", folder.parent, str(folder.parent)):
+        assert load_encoder_hparams_and_params("mine", models_dir)[1] == SIZES
+    assert find_model("124M", "models").resolve() == folder.parent / "124M"
 
 
-def test_a_weight_changed_in_memory_stays_there(folder):
-    hparams = load_hparams(folder)
-    load_params(folder, hparams)["wte"][:] = 0
-    assert load_params(folder, hparams)["wte"].any()
+def test_the_bundled_model_is_there_whatever_the_models_dir(folder):
+    assert find_model("shakespeare", folder.parent) == MODELS / "shakespeare"
+    assert find_model("shakespeare", folder / "missing") == MODELS / "shakespeare"
+    folder.rename(folder.with_name("shakespeare"))
+    assert find_model("shakespeare", folder.parent) == folder.parent / "shakespeare"
 
 
-def test_a_changed_checkpoint_is_converted_anew(folder):
-    hparams = load_hparams(folder)
-    old, old_file = load_params(folder, hparams), converted(folder)
-    shutil.rmtree(folder)
-    make_model(folder, seed=1)
-    new = load_params(folder, hparams)
-    assert not np.array_equal(old["wte"], new["wte"])
-    make_model(folder.parent / "other", seed=2)
-    for path in (folder.parent / "other").glob("model.ckpt.*"):
-        shutil.copy(path, folder)
-    assert not np.array_equal(load_params(folder, hparams)["wte"], new["wte"])
-    before = converted(folder)
-    os.utime(folder / "model.ckpt.data-00000-of-00001", (1, 1))
-    load_params(folder, hparams)
-    assert converted(folder) != before and len(converted(folder)) == 1
-    assert old_file != before
+@pytest.mark.parametrize("name, official", [
+    ("124M", "124M"), ("124m", "124M"), ("1558m", "1558M"), ("gpt2", "124M"), ("gpt2-medium", "355M"),
+    ("gpt2-large", "774M"), ("gpt2-xl", "1558M"), ("GPT2-XL", "1558M"),
+])
+def test_the_names_of_the_official_models(tmp_path, downloads, name, official):
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        load_encoder_hparams_and_params(name, tmp_path)
+    assert downloads == [(official, tmp_path / official)]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "another", "pickled", "longer"])
-def test_a_damaged_conversion_is_made_again(folder, damage, capsys):
-    hparams = load_hparams(folder)
-    good = load_params(folder, hparams)
-    good = utils.nested(((name, np.array(a)) for name, a in flat(good)), hparams)
-    [path] = converted(folder)
-    data = path.read_bytes()
-    path.unlink()
-    if damage == "pickled":
-        np.save(path, np.array([print], dtype=object), allow_pickle=True)
-    elif damage == "another":
-        np.save(path, np.zeros(17, np.float32))
-    else:
-        path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "longer": data + data}[damage])
-        if damage == "longer":  # what comes after the array is not looked at
-            assert equal(load_params(folder, hparams), good)
-            return
-    assert equal(load_params(folder, hparams), good)
-    assert "converting" in capsys.readouterr().err
-    assert converted(folder) == [path] and path.read_bytes() == data
+def test_upper_and_lower_case(folder):
+    assert find_model("MINE", folder.parent) == folder
+    assert find_model("Shakespeare") == MODELS / "shakespeare"
+    for name in ("gpt2", "Mine"):  # a folder of exactly that name comes first
+        (folder.parent / name).mkdir(exist_ok=True)
+        assert find_model(name, folder.parent).name in os.listdir(folder.parent)
+    assert find_model("gpt2", folder.parent).name == "gpt2"
 
 
-def flat(params, name=""):
-    for key, value in params.items():
-        if key == "blocks":
-            for i, block in enumerate(value):
-                yield from flat(block, f"h{i}/")
-        elif isinstance(value, dict):
-            yield from flat(value, f"{name}{key}/")
-        else:
-            yield name + key, value
+def test_an_unknown_model_is_told_with_those_at_hand(folder):
+    with pytest.raises(FileNotFoundError) as error:
+        load_encoder_hparams_and_params("mone", folder.parent)
+    assert str(error.value) == (
+        f"there is no model 'mone' in {folder.parent} (did you mean 'mine'?): at hand are mine, shakespeare; 124M, "
+        "355M, 774M, 1558M are downloaded when they are named")
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'shakespeare'\?"):
+        find_model("shakespear", folder.parent)
+    with pytest.raises(FileNotFoundError, match="there is no model 'x' in .*typo, which does not exist: at hand is"):
+        find_model("x", folder / "typo")
 
 
-def test_what_others_put_into_the_folder_stays(folder):
-    for name in ("params.npy", "params-mine.npy", "notes.txt"):
-        (folder / name).write_text("mine")
-    load_params(folder, load_hparams(folder))
-    os.utime(folder / "model.ckpt.index", (1, 1))
-    load_params(folder, load_hparams(folder))
-    assert all((folder / name).read_text() == "mine" for name in ("params.npy", "params-mine.npy", "notes.txt"))
+@pytest.mark.parametrize("name", ["../mine", "a/b", "..", ".", "", "a\\b", "C:x", "a\0b", 5])
+def test_a_path_is_not_a_models_name(folder, name):
+    with pytest.raises(ValueError, match="is not a model's name"):
+        load_encoder_hparams_and_params(name, folder.parent)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-def test_a_folder_that_cannot_be_written_still_works(folder):
-    program = ("import os, sys; sys.path.insert(0, sys.argv[1]); import filelock, tensorflow; from utils import *; "
-               "os.getuid() or os.setuid(65534); "  # root may write anywhere
-               "p = load_encoder_hparams_and_params('mine', sys.argv[2])[2]; print(p['wte'].shape)")
-    with tempfile.TemporaryDirectory() as models:  # pytest's own folders are closed to other users
-        copy = shutil.copytree(folder, Path(models) / "mine")
-        for path in (*copy.iterdir(), copy, copy.parent):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        python = subprocess.run([sys.executable, "-c", program, str(ROOT), models], capture_output=True, text=True,
-                                cwd="/", timeout=100, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-        assert python.stdout == "(1024, 8)\n", python.stderr
-        assert "cannot be kept" in python.stderr and not converted(copy)
-        for path in (copy, copy.parent):
-            path.chmod(0o755)
+def test_available_models(folder):
+    models = folder.parent
+    shutil.copytree(folder, models / "124M")
+    shutil.copytree(folder, models / "355M")
+    (models / "355M" / "vocab.bpe").unlink()  # not complete
+    for name, text in (("unnamed", "nothing"), ("empty", "")):
+        shutil.copytree(folder, models / name)
+        (models / name / "checkpoint").write_text(text)
+    (models / "notes.txt").touch()
+    (models / "nothing").mkdir()
+    assert available_models(models) == ["124M", "mine", "shakespeare"]
+    assert available_models(models / "missing") == ["shakespeare"]
+    assert "shakespeare" in available_models()
 
 
-def test_optimizer_slots_are_skipped(tmp_path):
-    def change(tensors):
-        tensors["wte/Adam"] = np.zeros((3, 3), np.float32)
-        tensors["global_step"] = np.array(7)
+# --- what is downloaded -------------------------------------------------------------------------
 
-    folder = make_model(tmp_path / "mine", change)
-    assert load_params(folder, load_hparams(folder))["wte"].shape == (1024, 8)
+
+def test_offline_the_bundled_model_runs_and_nothing_is_left_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GPT2_BASE_URL", OFFLINE)
+    hparams = load_encoder_hparams_and_params(None, tmp_path)[1]
+    assert hparams == load_hparams(MODELS / "shakespeare")
+    assert "the 124M model is not in" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConnectionError):
+        load_encoder_hparams_and_params("124M", tmp_path)  # one that is named is not replaced
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [
+    PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")])
+def test_a_models_folder_that_cannot_be_written_and_no_model_named(tmp_path, monkeypatch, capsys, error):
+    def download(model_size, model_dir):
+        raise error
+
+    monkeypatch.setattr(utils, "download_gpt2_files", download)
+    assert load_encoder_hparams_and_params(None, tmp_path)[1]["n_vocab"] == 1024
+    assert error.strerror in capsys.readouterr().err
+    with pytest.raises(OSError, match=error.strerror):
+        load_encoder_hparams_and_params("124M", tmp_path)
+
+
+def test_other_faults_of_a_download_are_not_hidden_by_the_bundled_model(tmp_path, monkeypatch):
+    def download(model_size, model_dir):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(utils, "download_gpt2_files", download)
+    with pytest.raises(OSError, match="No space left"):
+        load_encoder_hparams_and_params(None, tmp_path)
+
+
+def test_a_models_dir_that_does_not_exist_is_announced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GPT2_BASE_URL", OFFLINE)
+    with pytest.raises(ConnectionError):
+        load_encoder_hparams_and_params("124M", tmp_path / "typo")
+    assert capsys.readouterr().err == f"the folder {tmp_path / 'typo'} does not exist: making it for the 124M model\n"
+    assert not (tmp_path / "typo").exists()
+    for name in ("mine", "shakespeare"):
+        try:
+            load_encoder_hparams_and_params(name, tmp_path / "typo")
+        except FileNotFoundError:
+            assert name == "mine"
+        assert not (tmp_path / "typo").exists()
+
+
+# --- what is in it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model.ckpt.index",
+                                  "model.ckpt.data-00000-of-00001"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        load_encoder_hparams_and_params("mine", folder.parent)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("name", ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model.ckpt.index",
+                                  "model.ckpt.data-00000-of-00001"])
+def test_a_named_pipe_is_no_file(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        load_encoder_hparams_and_params("mine", folder.parent)
 
 
 def test_a_fine_tuned_models_own_checkpoint_name(folder):
@@ -176,23 +194,9 @@ def test_a_fine_tuned_models_own_checkpoint_name(folder):
     assert load_encoder_hparams_and_params("mine", folder.parent)[2]["wpe"].shape == (16, 8)
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t.pop("h1/mlp/c_fc/w"), "has no tensor model/h1/mlp/c_fc/w"),
-    (lambda t: t.update({"ln_f/g": np.zeros(9, np.float32)}),
-     r"model/ln_f/g has shape \[9\], but hparams.json needs \[8\]"),
-    (lambda t: t.update({"h0/attn/c_attn/w": np.zeros((2, 8, 24), np.float32)}),
-     r"model/h0/attn/c_attn/w has shape \[2, 8, 24\]"),
-    (lambda t: t.update({"wpe": np.zeros((16, 8), np.float16)}), "model/wpe is float16, it must be float32"),
-])
-def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
-    folder = make_model(tmp_path / "mine", change)
-    with pytest.raises(ValueError, match=message):
-        load_params(folder, load_hparams(folder))
-    assert not converted(folder)
-
-
 @pytest.mark.parametrize("hparams, message", [
     ("{", "hparams.json is not JSON"),
+    ("[" * 100_000, "hparams.json is not JSON"),
     ("[]", "must hold an object"),
     ({**SIZES, "n_embd": 9}, "n_embd = 9 is not divisible by n_head = 2"),
     ({**SIZES, "n_head": 0}, "n_head must be a whole number from 1 to .*, not 0"),
@@ -204,60 +208,43 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
     ({key: value for key, value in SIZES.items() if key != "n_ctx"}, "hparams.json has no n_ctx"),
     ({**SIZES, "n_vocab": 1025}, "encoder.json has 1024 tokens, but hparams.json says n_vocab = 1025"),
     ({**SIZES, "n_layer": 3}, "has no tensor model/h2/attn/c_attn/w"),
+    ({**SIZES, "n_layer": 1}, r"has the tensor model/h1/attn/c_attn/b and 11 more, which .* is n_layer too small\?"),
     ({**SIZES, "n_ctx": 32}, r"model/wpe has shape \[16, 8\], but hparams.json needs \[32, 8\]"),
+    ({**SIZES, "n_ctx": 10**7, "n_embd": 10**6, "n_layer": 1000}, r"model/wte has shape \[1024, 8\]"),
 ])
-def test_bad_hparams_are_named(folder, hparams, message):
+@pytest.mark.parametrize("before", ["new", "converted"])
+def test_bad_hparams_are_named(folder, hparams, message, before):
+    if before == "converted":
+        load_params(folder, SIZES)
     (folder / "hparams.json").write_text(hparams if isinstance(hparams, str) else json.dumps(hparams))
     with pytest.raises(ValueError, match=message):
         load_encoder_hparams_and_params("mine", folder.parent)
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model.ckpt.index",
-                                  "model.ckpt.data-00000-of-00001"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+@pytest.mark.parametrize("vocab_bpe", [lambda text: "", lambda text: text[:2000], lambda text: text[: text.rindex(" ")]],
+                         ids=["empty", "cut", "the last token cut"])
+def test_a_truncated_vocabulary_is_refused(folder, vocab_bpe):
+    path = folder / "vocab.bpe"
+    path.write_text(vocab_bpe(path.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(ValueError, match="encoder.json and vocab.bpe are not a vocabulary|vocab.bpe, line"):
         load_encoder_hparams_and_params("mine", folder.parent)
 
 
-def flip(path, at):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 0x10
-    path.write_bytes(data)
+# --- nested dicts -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda f: flip(f / "model.ckpt.data-00000-of-00001", 1000), "model.ckpt.data-.* is damaged at model/"),
-    (lambda f: os.truncate(f / "model.ckpt.data-00000-of-00001", 1000), "model.ckpt.data-.* is damaged at model/"),
-    (lambda f: flip(f / "model.ckpt.index", 100), "model.ckpt.index is damaged"),
-    (lambda f: os.truncate(f / "model.ckpt.index", 50), "model.ckpt.index is damaged"),
-    (lambda f: (f / "model.ckpt.index").write_bytes(b""), "model.ckpt.index is damaged"),
-    (lambda f: (f / "checkpoint").write_text("nothing"), "checkpoint names no checkpoint"),
-])
-def test_a_damaged_checkpoint_is_named_and_left_alone(folder, damage, message):
-    damage(folder)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ValueError, match=message) as error:
-        load_encoder_hparams_and_params("mine", folder.parent)
-    assert "\n" not in str(error.value)
-    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+def test_names_become_nested_dicts():
+    names = list(parameter_shapes(SIZES))
+    params = nested(((name, name) for name in names), SIZES)
+    assert params["blocks"][1]["attn"]["c_attn"]["w"] == "h1/attn/c_attn/w" and params["ln_f"]["g"] == "ln_f/g"
+    assert len(names) == 2 + 12 * SIZES["n_layer"] + 2
 
 
-@pytest.mark.parametrize("name", ["../mine", "a/b", "..", ".", "", "a\\b", "C:x", "a\0b", 5])
-def test_a_models_name_is_no_path(folder, name):
-    with pytest.raises(ValueError, match="no model's name"):
-        load_encoder_hparams_and_params(name, folder.parent)
-
-
-def test_an_unknown_model(folder):
-    with pytest.raises(FileNotFoundError, match="there is no model 'yours'"):
-        load_encoder_hparams_and_params("yours", folder.parent)
-
-
-def test_reading_a_checkpoint_prints_nothing_of_tensorflows(folder):
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils import *; "
-               f"load_params({str(folder)!r}, load_hparams({str(folder)!r}))")
-    python = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
-    assert python.stdout == ""
-    assert python.stderr == f"converting {folder} to NumPy, once ...\n"
-    assert Path(folder / ".lock").stat().st_size == 0
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda blocks: pickle.loads(pickle.dumps(blocks))],
+                         ids=["copy", "deepcopy", "pickle"])
+def test_the_blocks_remember_their_number_of_heads(folder, again):
+    blocks = load_params(folder, load_hparams(folder))["blocks"]
+    same = again(blocks)
+    assert isinstance(blocks, list) and blocks.n_head == same.n_head == SIZES["n_head"]
+    assert type(same) is type(blocks) and len(same) == SIZES["n_layer"]
+    np.testing.assert_array_equal(same[1]["mlp"]["c_fc"]["w"], blocks[1]["mlp"]["c_fc"]["w"])

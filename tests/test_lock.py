@@ -1,0 +1,80 @@
+"""The lock on a folder: one at a time, and nothing left behind where nothing was done."""
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from helpers import ROOT, wait_for
+
+import runtime.lock
+from runtime.lock import locked
+
+
+def test_one_at_a_time_and_the_wait_is_announced(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runtime.lock, "SILENT_WAIT", 0.05)
+    order = []
+
+    def second():
+        with locked(tmp_path):
+            order.append("second")
+
+    with locked(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        heard = []
+        wait_for(lambda: heard.append(capsys.readouterr().err) or "".join(heard))
+        order.append("first")
+    thread.join(30)
+    assert order == ["first", "second"]
+    assert "".join(heard) == f"waiting for another process that is working in {tmp_path} ...\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    program = (f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; "
+               "from runtime.lock import locked\nwith locked(Path(sys.argv[1])): print('held', flush=True); "
+               "time.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    with process.stdout:
+        assert process.stdout.readline() == b"held\n"
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_is_made_and_removed_again_where_nothing_was_put_into_it(tmp_path):
+    folder = tmp_path / "models" / "124M"
+    with locked(folder):
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConnectionError), locked(folder):
+        raise ConnectionError
+    assert list(tmp_path.iterdir()) == []
+    with locked(folder):
+        (folder / "checkpoint.part").touch()
+    assert (folder / "checkpoint.part").exists()
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+    with locked(tmp_path):
+        pass
+    assert tmp_path.is_dir()
+
+
+def test_who_waited_for_a_folder_that_is_removed_makes_it_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runtime.lock, "SILENT_WAIT", 0.05)
+    folder, saw = tmp_path / "models" / "124M", []
+
+    def second():
+        with locked(folder):
+            saw.append(folder.is_dir())
+
+    with locked(folder):
+        thread = threading.Thread(target=second)
+        thread.start()
+        wait_for(lambda: capsys.readouterr().err)
+    thread.join(30)
+    assert saw == [True]
