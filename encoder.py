@@ -15,10 +15,12 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import regex
 
 END_OF_TEXT = "<|endoftext|>"
+GONE = -1  # stands for a token that was merged into the one before it
 
 # How GPT-2 splits a text into pieces; merges stay within a piece. It is a little irregular ('s is a piece of its own,
 # 'S is not), and the models were trained that way. These are the alternatives of OpenAI's encoder.py with the frequent
@@ -57,11 +59,10 @@ def merge_pairs(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) 
     >>> merge_pairs([1, 2, 3, 1, 2], {(1, 2): (0, 4), (4, 3): (1, 5)})
     [5, 4]
     """
-    ids = list(ids)
-    n = len(ids)
+    ids, n = list(ids), len(ids)
     following = list(range(1, n + 1))  # index of the token after this one; n is the end
     previous = list(range(-1, n - 1))  # index of the token before this one
-    places = {}  # rank -> where a pair of that rank begins (or began: it may have been merged away since)
+    places: dict[int, list[int]] = {}  # rank -> where a pair of that rank begins, or began before other merges
     for i, pair in enumerate(zip(ids, ids[1:])):
         if pair in merges:
             places.setdefault(merges[pair][0], []).append(i)
@@ -71,9 +72,10 @@ def merge_pairs(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) 
         rank = heapq.heappop(ranks)
         for i in sorted(places.pop(rank)):
             j = following[i]
-            if j >= n or ids[i] is None or merges.get((ids[i], ids[j]), (None,))[0] != rank:
+            merge = merges.get((ids[i], ids[j])) if j < n else None
+            if merge is None or merge[0] != rank:
                 continue  # one of the two is part of another token by now
-            ids[i], ids[j] = merges[ids[i], ids[j]][1], None
+            ids[i], ids[j] = merge[1], GONE
             following[i] = following[j]
             if following[i] < n:
                 previous[following[i]] = i
@@ -84,7 +86,7 @@ def merge_pairs(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) 
                         places[new_rank] = []
                         heapq.heappush(ranks, new_rank)
                     places[new_rank].append(left)
-    return [token for token in ids if token is not None]
+    return [token for token in ids if token != GONE]
 
 
 class _PieceIds(dict):
@@ -135,7 +137,7 @@ class Encoder:
         if not all(type(i) is int for i in vocabulary.values()):
             token, i = next((token, i) for token, i in vocabulary.items() if type(i) is not int)
             raise ValueError(f"the id of token {token!a} is {i!a}, not a whole number")
-        tokens = sorted(vocabulary, key=vocabulary.get)
+        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
         for i, token in enumerate(tokens):
             if vocabulary[token] != i:
                 raise ValueError(f"ids must be 0 to {len(tokens) - 1}, each once, but token {token!a} has "
@@ -157,8 +159,8 @@ class Encoder:
         never = [token for token in map(tokens.__getitem__, sorted(unmade))
                  if not (token.startswith("<") and token.endswith(">"))]
         if never:
-            raise ValueError(f"no merge makes the token {never[0]!a} (of {len(never)} such tokens): {len(pairs)} merges "
-                             f"do not fit a vocabulary of {len(tokens)}; download both files again")
+            raise ValueError(f"no merge makes the token {never[0]!a} (one of {len(never)}): {len(pairs)} merges do not "
+                             f"fit {len(tokens)} tokens; download both files again")
         self.n_vocab = len(tokens)
         self.eot_token = vocabulary.get(END_OF_TEXT)
         self._tokens = tokens
@@ -246,7 +248,7 @@ def get_encoder(model_name: str, models_dir: str | os.PathLike) -> Encoder:
         raise ValueError(f"{folder / 'encoder.json'} is not JSON ({error}): download it again") from None
     lines = texts["vocab.bpe"].split("\n")  # not splitlines(): it also splits at characters that tokens may hold
     first = 1 if lines[0].startswith("#version") else 0
-    merges = [tuple(line.split(" ")) for line in lines[first:] if line]
+    merges: list[Any] = [tuple(line.split(" ")) for line in lines[first:] if line]
     if not all(len(pair) == 2 and all(pair) for pair in merges):
         line = next(line for line in lines[first:] if line and (line.count(" ") != 1 or line != line.strip(" ")))
         raise ValueError(f"{folder / 'vocab.bpe'}, line {lines.index(line, first) + 1}: expected two tokens with a "

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,11 +133,15 @@ def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> 
         raise ValueError(f"{model_size!r} is not a model's name: give the name of a folder in {models_dir}, as 124M")
     names = [*_folders(models_dir), *MODEL_SIZES, BUNDLED_MODEL]
     same = [name for name in names if name.casefold() == model_size.casefold()]
-    if model_size in names or (models_dir / model_size).is_dir() and not same:
+    if model_size in names:
+        name = model_size
+    elif model_size.lower() in MODEL_ALIASES:
+        name = MODEL_ALIASES[model_size.lower()]
+    elif same:
+        name = same[0]
+    elif (models_dir / model_size).is_dir():  # in a folder that cannot be listed
         name = model_size
     else:
-        name = MODEL_ALIASES.get(model_size.lower()) or next(iter(same), None)
-    if name is None:
         import difflib
 
         there = available_models(models_dir)
@@ -256,7 +261,7 @@ def load_params(model_dir: str | os.PathLike, hparams: dict) -> dict:
 def parameter_shapes(hparams: dict) -> dict[str, tuple[int, ...]]:
     """The model's tensors in order: dict {name in the checkpoint, without "model/": shape without the leading 1}."""
     n = hparams["n_embd"]
-    shapes = {"wte": (hparams["n_vocab"], n), "wpe": (hparams["n_ctx"], n)}
+    shapes: dict[str, tuple[int, ...]] = {"wte": (hparams["n_vocab"], n), "wpe": (hparams["n_ctx"], n)}
     for i in range(hparams["n_layer"]):
         for name, n_in, n_out in (("attn/c_attn", n, 3 * n), ("attn/c_proj", n, n),
                                   ("mlp/c_fc", n, 4 * n), ("mlp/c_proj", 4 * n, n)):
@@ -268,10 +273,10 @@ def parameter_shapes(hparams: dict) -> dict[str, tuple[int, ...]]:
 
 def nested(arrays: Iterable[tuple[str, np.ndarray]], hparams: dict) -> dict:
     """(name, array) pairs as the nested dict of `load_gpt2_params_from_tf_ckpt`: h3/ln_1/g -> blocks[3].ln_1.g"""
-    params = {"blocks": Blocks(({} for _ in range(hparams["n_layer"])), hparams["n_head"])}
+    params: dict[str, Any] = {"blocks": Blocks(({} for _ in range(hparams["n_layer"])), hparams["n_head"])}
     for name, array in arrays:
         *path, leaf = name.split("/")
-        group = params
+        group: Any = params
         if path and re.fullmatch(r"h\d+", path[0]):
             group, path = params["blocks"][int(path[0][1:])], path[1:]
         for key in path:

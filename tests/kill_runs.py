@@ -2,9 +2,10 @@
 
     python kill_runs.py JOB FOLDER N [SHA256]      (JOB is download or convert; SHA256: JSON of the files' checksums)
 
-Each run is a process of its own, killed with SIGKILL. They are forks of this one, which has imported what a run needs
-but used nothing of it: so 50 of them need not import TensorFlow 50 times. The moments are spread over the time that a
-run takes that is left in peace. A line of JSON says how many of the others were still at work when killed.
+Each run is a process of its own, killed with SIGKILL. The processes are forks of this one, which has imported what a
+run needs but used none of it; so TensorFlow is imported once, not 50 times. The moments are spread over the time of an
+undisturbed run. The output is a line of JSON: how many runs were still working when killed, and what suffixes the files
+had that they left.
 """
 import json
 import os
@@ -25,7 +26,7 @@ import utils  # noqa: E402
 
 
 def start(job, folder):
-    """A process that does the job: its id."""
+    """Start a process that does the job; returns its id."""
     sys.stdout.flush()
     process = os.fork()
     if process:
@@ -45,10 +46,10 @@ def start(job, folder):
 
 
 def whole_run(job, folder):
-    """A run that nobody kills: the seconds that it took."""
+    """Seconds that an undisturbed run takes."""
     begun = time.perf_counter()
     if os.waitpid(start(job, folder), 0)[1]:
-        sys.exit("a run failed that nobody killed")
+        sys.exit("an undisturbed run failed")
     return time.perf_counter() - begun
 
 
@@ -65,7 +66,7 @@ def main(job, folder, n):
     seconds = whole_run(job, folder)
     wanted, n_killed, left = contents(folder), 0, set()
     for i in range(n):
-        for path in folder.iterdir():  # what the last run made
+        for path in folder.iterdir():  # what the run before made
             if job == "download" or path.name.startswith("params-"):
                 path.unlink()
         process = start(job, folder)
@@ -79,7 +80,7 @@ def main(job, folder, n):
                 sys.exit(f"{name} had its name before it was whole")
         seconds = min(seconds, whole_run(job, folder))  # the first one takes longer: nothing is cached yet
         if contents(folder) != wanted:
-            sys.exit(f"the run after kill {i} made something else")
+            sys.exit(f"the run after kill {i} made other files")
     shutil.rmtree(folder)
     print(json.dumps({"killed": n_killed, "left": sorted(left)}))
 

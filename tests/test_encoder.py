@@ -1,6 +1,7 @@
-"""The tokenizer: OpenAI's ids, nothing lost, nothing crashes."""
+"""The tokenizer: OpenAI's ids, no text lost, and errors that name what is wrong."""
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 
 from encoder import Encoder, bytes_to_unicode, get_encoder, merge_pairs
 
+ENCODER = get_encoder("shakespeare", MODELS)
 any_text = st.text() | st.text(alphabet="aeé 'sdt\n\t\u00a0안🤖\u200d1٣!", max_size=40)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def encoder():
-    return get_encoder("shakespeare", MODELS)
+    return ENCODER
 
 
 def plain_vocabulary(*merges):
@@ -37,11 +39,10 @@ def test_official_ids(case):
 
 @settings(max_examples=300, deadline=None)
 @given(any_text)
-def test_round_trip(text):
-    encoder = ENCODER
-    ids = encoder.encode(text)
-    assert encoder.decode(ids) == text
-    assert all(0 <= i < encoder.n_vocab and i != encoder.eot_token for i in ids)
+def test_encode_and_decode_give_the_text_back(text):
+    ids = ENCODER.encode(text)
+    assert ENCODER.decode(ids) == text
+    assert all(0 <= i < ENCODER.n_vocab and i != ENCODER.eot_token for i in ids)
 
 
 @settings(max_examples=300, deadline=None)
@@ -52,9 +53,6 @@ def test_stream_gives_what_decode_gives(ids):
     assert all(pieces)
 
 
-ENCODER = get_encoder("shakespeare", MODELS)
-
-
 def test_stream_holds_a_character_back_until_it_is_whole(encoder):
     ids = encoder.encode("a안b")
     assert len(ids) == 5  # the middle character's three bytes are a token each
@@ -63,16 +61,16 @@ def test_stream_holds_a_character_back_until_it_is_whole(encoder):
 
 
 def test_stream_gives_each_piece_at_once(encoder):
-    given_out = []
+    drawn = []
 
     def ids():
         for i in encoder.encode("To be"):
-            given_out.append(i)
+            drawn.append(i)
             yield i
 
     stream = encoder.decode_stream(ids())
     next(stream)
-    assert len(given_out) == 1
+    assert len(drawn) == 1
 
 
 def test_end_of_text_is_ordinary_text_in_a_prompt(encoder):
@@ -82,7 +80,7 @@ def test_end_of_text_is_ordinary_text_in_a_prompt(encoder):
 
 
 def one_merge_a_round(ids, merges):
-    """Byte-pair encoding as the paper has it: look at all pairs, merge the best one everywhere, begin again."""
+    """Byte-pair encoding as in the paper: look at all pairs, merge the best one everywhere, begin again."""
     while True:
         known = [pair for pair in zip(ids, ids[1:]) if pair in merges]
         if not known:
@@ -102,17 +100,17 @@ def one_merge_a_round(ids, merges):
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), unique=True))
 def test_merges_are_those_of_the_plain_algorithm(ids, pairs):
-    # any merges at all, also such as no training would learn: a pair may outrank those that its tokens are made of
+    # any merges, even those that no training would learn: a pair may outrank those that its tokens are made of
     merges = {pair: (rank, 4 + rank) for rank, pair in enumerate(pairs)}
     assert merge_pairs(ids, merges) == one_merge_a_round(ids, merges)
 
 
-def test_one_long_word_is_no_quadratic_path(encoder):
+def test_one_long_word_takes_no_quadratic_time(encoder):
     word = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=200_000))
-    assert encoder.decode(encoder.encode(word)) == word  # a quadratic walk would take hours here
+    assert encoder.decode(encoder.encode(word)) == word  # quadratic time would be hours here
 
 
-def test_what_is_kept_of_pieces_is_bounded(encoder, monkeypatch):
+def test_the_cache_of_pieces_is_bounded(encoder, monkeypatch):
     pieces = encoder._piece_ids
     monkeypatch.setattr(type(pieces), "MOST_PIECES", 50)
     text = " ".join(str(i) for i in range(1000, 1500))
@@ -177,7 +175,8 @@ GOOD_JSON, GOOD_BPE = json.dumps(plain_vocabulary(("a", "b"))[0]).encode(), b"#v
     (changed(a="x"), GOOD_BPE, "the id of token 'a' is 'x', not a whole number"),
     (changed(a=1.5), GOOD_BPE, "the id of token 'a' is 1.5"),
     (changed(a=5), GOOD_BPE, "ids must be 0 to 257, each once, but token 'a' has 5"),
-    (changed(ab=300), GOOD_BPE, "ids must be 0 to 257, each once, but token '<.endoftext.>' has 257 where 256 is expected"),
+    (changed(ab=300), GOOD_BPE,
+     "ids must be 0 to 257, each once, but token '<.endoftext.>' has 257 where 256 is expected"),
     (changed(**{"x y": 258}), GOOD_BPE, "a token contains ' ', which stands for no byte"),
     (json.dumps({t: i for i, t in enumerate(t for t in json.loads(GOOD_JSON) if t != "Ġ")}).encode(), GOOD_BPE,
      "byte 32 has no token"),
@@ -185,10 +184,29 @@ GOOD_JSON, GOOD_BPE = json.dumps(plain_vocabulary(("a", "b"))[0]).encode(), b"#v
     (GOOD_JSON, b"#version: 0.2\na b c\n", "vocab.bpe, line 2: expected two tokens with a space between, got 'a b c'"),
     (GOOD_JSON, b"#version: 0.2\na b\nab\n", "vocab.bpe, line 3: expected two tokens"),
     (GOOD_JSON, b"#version: 0.2\n\xff\n", "vocab.bpe is not UTF-8 text .byte 14"),
+    (GOOD_JSON, b"", "no merge makes the token 'ab' .one of 1.: 0 merges do not fit 258 tokens"),
+    (GOOD_JSON, b"#version: 0.2\n", "no merge makes the token 'ab'"),
+    (changed(abc=258), GOOD_BPE, "no merge makes the token 'abc' .one of 1.: 1 merges do not fit 259 tokens"),
+    (changed(**{"": 258}), GOOD_BPE, "no merge makes the token ''"),
 ])
 def test_malformed_vocabularies_are_refused(tmp_path, encoder_json, vocab_bpe, message):
     with pytest.raises(ValueError, match=message):
         write_vocabulary(tmp_path / "model", encoder_json, vocab_bpe)
+
+
+@pytest.mark.parametrize("cut", [lambda text: "", lambda text: text[: len(text) // 2], lambda text: text[:-2],
+                                 lambda text: text[: text.rindex(" ")]], ids=["all", "half", "a character", "a token"])
+def test_a_truncated_vocabulary_is_refused(tmp_path, cut):
+    shutil.copy(MODELS / "shakespeare" / "encoder.json", tmp_path)
+    text = (MODELS / "shakespeare" / "vocab.bpe").read_text(encoding="utf-8")
+    (tmp_path / "vocab.bpe").write_text(cut(text), encoding="utf-8")
+    with pytest.raises(ValueError, match="no merge makes the token|merges need the token|expected two tokens"):
+        get_encoder(tmp_path.name, tmp_path.parent)
+
+
+def test_special_tokens_need_no_merge(tmp_path):
+    encoder = write_vocabulary(tmp_path / "model", changed(**{"<|pad|>": 258}), GOOD_BPE)
+    assert encoder.n_vocab == 259 and encoder.decode([256, 258]) == "ab<|pad|>"
 
 
 def test_a_vocabulary_is_read_whatever_its_line_ends(tmp_path):

@@ -221,15 +221,6 @@ def test_bad_hparams_are_named(folder, hparams, message, before):
         load_encoder_hparams_and_params("mine", folder.parent)
 
 
-@pytest.mark.parametrize("vocab_bpe", [lambda text: "", lambda text: text[:2000], lambda text: text[: text.rindex(" ")]],
-                         ids=["empty", "cut", "the last token cut"])
-def test_a_truncated_vocabulary_is_refused(folder, vocab_bpe):
-    path = folder / "vocab.bpe"
-    path.write_text(vocab_bpe(path.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(ValueError, match="encoder.json and vocab.bpe are not a vocabulary|vocab.bpe, line"):
-        load_encoder_hparams_and_params("mine", folder.parent)
-
-
 # --- nested dicts -------------------------------------------------------------------------------
 
 
