@@ -158,14 +158,14 @@ def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> 
 def available_models(models_dir: str | os.PathLike | None = None) -> list[str]:
     """The names of the models that can be loaded without a download: those in `models_dir`, and the bundled one."""
     models_dir = MODELS_DIR if models_dir is None else Path(models_dir)
-    names = []
+    names = {BUNDLED_MODEL}
     for name in _folders(models_dir):
         try:
             if not missing_files(models_dir / name):
-                names.append(name)
-        except (OSError, ValueError):  # closed to us, or damaged
+                names.add(name)
+        except (OSError, ValueError):  # not readable, or damaged
             continue
-    return sorted({*names, BUNDLED_MODEL}, key=lambda name: (name not in MODEL_SIZES, len(name), name))
+    return [*(name for name in MODEL_SIZES if name in names), *sorted(names.difference(MODEL_SIZES))]
 
 
 def _folders(models_dir):

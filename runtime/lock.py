@@ -33,7 +33,7 @@ def locked(folder):
         yield
     finally:
         with contextlib.suppress(OSError):
-            if made and [path.name for path in folder.iterdir()] == [".lock"]:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
                 (folder / ".lock").unlink()
                 for path in made:
                     path.rmdir()

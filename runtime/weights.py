@@ -5,7 +5,6 @@ import io
 import mmap
 import os
 import re
-import stat
 
 import numpy as np
 
@@ -83,9 +82,9 @@ def mapped(path, shapes):
     """
     head, n_values = npy_head(shapes), n_weights(shapes)
     try:
-        # anybody may have put something there: without O_NONBLOCK, opening a named pipe would wait for ever
+        # others may have put anything there: without O_NONBLOCK, opening a named pipe would wait forever
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.read(len(head)) != head:
+            if file.read(len(head)) != head:
                 return None
             data = mmap.mmap(file.fileno(), len(head) + 4 * n_values, access=mmap.ACCESS_COPY)
     except (OSError, ValueError, OverflowError):  # the last two: the file is shorter than its head says

@@ -61,7 +61,7 @@ def test_a_folder_is_made_and_removed_again_where_nothing_was_put_into_it(tmp_pa
 def test_a_folder_that_was_there_stays(tmp_path):
     with locked(tmp_path):
         pass
-    assert tmp_path.is_dir()
+    assert tmp_path.is_dir() and not any(tmp_path.iterdir())
 
 
 def test_who_waited_for_a_folder_that_is_removed_makes_it_again(tmp_path, monkeypatch, capsys):

@@ -103,7 +103,8 @@ def test_a_path_is_not_a_models_name(folder, name):
 
 def test_available_models(folder):
     models = folder.parent
-    shutil.copytree(folder, models / "124M")
+    for name in ("124M", "1558M", "10"):
+        shutil.copytree(folder, models / name)
     shutil.copytree(folder, models / "355M")
     (models / "355M" / "vocab.bpe").unlink()  # not complete
     for name, text in (("unnamed", "nothing"), ("empty", "")):
@@ -111,7 +112,7 @@ def test_available_models(folder):
         (models / name / "checkpoint").write_text(text)
     (models / "notes.txt").touch()
     (models / "nothing").mkdir()
-    assert available_models(models) == ["124M", "mine", "shakespeare"]
+    assert available_models(models) == ["124M", "1558M", "10", "mine", "shakespeare"]
     assert available_models(models / "missing") == ["shakespeare"]
     assert "shakespeare" in available_models()
 

@@ -111,6 +111,12 @@ def test_one_changed_weight_is_a_changed_checkpoint(folder, tmp_path):
     assert equal(load(folder), load_gpt2_params_from_tf_ckpt(folder / "model.ckpt", load_hparams(folder)))
 
 
+def test_other_sizes_are_another_model(folder):
+    load(folder)
+    with pytest.raises(ValueError, match="model/wte has shape"):  # as many weights in all, but differently arranged
+        load_params(folder, {**SIZES, "n_vocab": SIZES["n_vocab"] - 1, "n_ctx": SIZES["n_ctx"] + 1})
+
+
 def test_a_copied_or_touched_folder_is_not_converted_again(folder, tmp_path, capsys, no_tensorflow):
     params = load(folder)
     capsys.readouterr()
