@@ -1,14 +1,15 @@
 """A lock on a folder, among processes."""
 import contextlib
+import errno
 
 from runtime.terminal import notice
 
-SILENT_WAIT = 1  # seconds to wait for another process before saying so
+SILENT_WAIT = 1  # seconds that another process may hold the lock before the wait is announced
 
 
 @contextlib.contextmanager
 def locked(folder):
-    """A lock on `folder` (a Path) among processes; the kernel drops it when its holder dies, however it dies.
+    """A lock on `folder` (a Path) among processes; the kernel releases it when its holder dies, however it dies.
 
     A folder that does not exist is made, and removed again where nothing was put into it.
     """
@@ -21,7 +22,7 @@ def locked(folder):
         try:
             lock.acquire(timeout=-1 if waits else SILENT_WAIT)
         except Timeout:
-            notice(f"waiting for another process that is working in {folder} ...")
+            notice(f"waiting for another process that is using {folder} ...")
             waits = True
         except FileNotFoundError:  # that process has removed the folder
             if not made and folder.exists():
@@ -29,6 +30,10 @@ def locked(folder):
         except NotImplementedError:  # some network file systems
             raise OSError(f"{folder} is on a file system without locks, which keep processes apart: choose another "
                           "--models_dir") from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # filelock follows no link: whoever made it would choose what is opened
+                raise OSError(f"{folder / '.lock'} is a symbolic link: remove it") from None
+            raise
     try:
         yield
     finally:

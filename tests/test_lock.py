@@ -28,7 +28,7 @@ def test_one_at_a_time_and_the_wait_is_announced(tmp_path, capsys, monkeypatch):
         order.append("first")
     thread.join(30)
     assert order == ["first", "second"]
-    assert "".join(heard) == f"waiting for another process that is working in {tmp_path} ...\n"
+    assert "".join(heard) == f"waiting for another process that is using {tmp_path} ...\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
@@ -43,6 +43,15 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     process.wait()
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows lets not everybody make links")
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"\.lock is a symbolic link: remove it"), locked(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_a_folder_is_made_and_removed_again_where_nothing_was_put_into_it(tmp_path):
