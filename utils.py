@@ -171,7 +171,7 @@ def available_models(models_dir: str | os.PathLike | None = None) -> list[str]:
 def _folders(models_dir):
     """The names of the folders in `models_dir`; none where it does not exist or cannot be listed."""
     try:
-        return sorted(path.name for path in models_dir.iterdir() if path.is_dir())
+        return sorted(name for name in os.listdir(models_dir) if os.path.isdir(models_dir / name))
     except OSError:
         return []
 

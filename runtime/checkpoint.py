@@ -16,10 +16,11 @@ def latest_checkpoint(model_dir):
     counts, and the weights are looked for in the same folder.
     """
     path = Path(model_dir) / "checkpoint"
-    match = re.search(r'^model_checkpoint_path:\s*"([^"]+)"', path.read_text(encoding="utf-8", errors="replace"), re.M)
-    if not match:
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")  # as Python decodes the names of files
+    match = re.search(r'^model_checkpoint_path:\s*"(?:[^"\n]*[/\\])?([^"/\\\n\0]+)"', text, re.M)
+    if not match or match[1] in (".", ".."):
         raise ValueError(f'{path} names no checkpoint: it should have a line model_checkpoint_path: "model.ckpt"')
-    return path.with_name(re.split(r"[/\\]", match[1])[-1] or "model.ckpt")
+    return path.with_name(match[1])
 
 
 def index_file(prefix):

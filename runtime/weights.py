@@ -35,7 +35,7 @@ def load(model_dir, index, shapes, read):
                 tensors = find(model_dir, index, shapes)  # another process may have converted it meanwhile
                 if tensors is None:
                     notice(f"converting {model_dir} to NumPy, once ...")
-                    convert(converted_file(model_dir, index, shapes), shapes, checkpoint)
+                    convert(model_dir, index, shapes, checkpoint)
                     tensors = find(model_dir, index, shapes)
         except OSError as error:
             notice(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading the "
@@ -115,11 +115,12 @@ def npy_head(shapes):
     return head.getvalue()
 
 
-def convert(path, shapes, tensors):
-    """Write `tensors` to `path`, one at a time; it gets its name when it is whole. The lock is held.
+def convert(model_dir, index, shapes, tensors):
+    """Write `tensors` to the converted copy, one at a time; it gets its name when it is whole. The lock is held.
 
     Copies of what the checkpoint was before, and what killed conversions left, are removed once the new one is there.
     """
+    path = converted_file(model_dir, index, shapes)
     partial = path.with_name(path.name + ".part")
     partial.unlink(missing_ok=True)
     file = open(partial, "xb")  # x: a new file, never what a link of that name points to
@@ -131,6 +132,8 @@ def convert(path, shapes, tensors):
                 file.write(array.data.cast("B"))
             file.flush()
             os.fsync(file.fileno())
+        if converted_file(model_dir, index, shapes) != path:  # by a training that goes on, for instance
+            raise OSError("the checkpoint has changed meanwhile")
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):

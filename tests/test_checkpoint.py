@@ -115,6 +115,15 @@ def test_the_checkpoint_file_may_name_a_path_elsewhere(tmp_path):
         assert latest_checkpoint(tmp_path) == tmp_path / "model-1000"
 
 
+@pytest.mark.parametrize("text", ["", "nothing", 'model_checkpoint_path: ""', 'model_checkpoint_path: "/runs/"',
+                                  'model_checkpoint_path: ".."', 'model_checkpoint_path: "a\0b"',
+                                  'all_model_checkpoint_paths: "model.ckpt"'])
+def test_a_checkpoint_file_without_a_name(tmp_path, text):
+    (tmp_path / "checkpoint").write_text(text)
+    with pytest.raises(ValueError, match="checkpoint names no checkpoint"):
+        latest_checkpoint(tmp_path)
+
+
 ODD_NAMES = ["gpt2 [copy]", "gpt2 {copy}, 50%", "größer 안녕"]
 if os.name == "posix":
     ODD_NAMES += ["back\\slash", "a*b?c", "new\nline"]
@@ -126,6 +135,14 @@ if sys.platform == "linux":  # elsewhere file names are Unicode
 def test_a_path_that_tensorflow_would_misread(folder, name):
     odd = folder.parent.rename(folder.parent.with_name(name)) / "mine"
     assert read(odd)["wte"].shape == (1024, 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_a_checkpoint_whose_name_is_not_utf8(folder):
+    for path in folder.glob("model.ckpt.*"):
+        path.rename(os.fsdecode(os.fsencode(path).replace(b"model.ckpt", b"caf\xe9 [1]")))
+    (folder / "checkpoint").write_bytes(b'model_checkpoint_path: "caf\xe9 [1]"\n')
+    assert load_encoder_hparams_and_params("mine", folder.parent)[2]["wte"].shape == (1024, 8)
 
 
 def test_a_path_is_read_where_links_cannot_be_made(folder, monkeypatch):
@@ -158,6 +175,13 @@ def test_the_program_says_what_to_do_without_tensorflow(run, folder, tmp_path):
     assert "error: reading a TensorFlow checkpoint needs TensorFlow, which cannot be imported (no TensorFlow here): " \
            "pip install -r requirements.txt" in result.stderr.splitlines()
     assert "Traceback" not in result.stderr
+
+
+def test_a_closed_sys_stdout_is_no_fault(folder, monkeypatch):
+    closed = open(os.devnull, "w")
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    assert read(folder)["wte"].shape == (1024, 8)
 
 
 def test_threads_that_read_checkpoints_leave_the_streams_as_they_were():

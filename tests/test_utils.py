@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +116,22 @@ def test_available_models(folder):
     assert available_models(models) == ["124M", "1558M", "10", "mine", "shakespeare"]
     assert available_models(models / "missing") == ["shakespeare"]
     assert "shakespeare" in available_models()
+
+
+@pytest.mark.skipif(os.name != "posix" or not hasattr(os, "setuid"), reason="needs POSIX permissions")
+def test_what_cannot_be_read_hides_no_model(folder, monkeypatch):
+    (folder.parent / "loop").symlink_to("loop")
+    (folder.parent / "dangling").symlink_to("missing")
+    is_file = Path.is_file
+
+    def closed(path):  # as in a folder of another user
+        if path.parent.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return is_file(path)
+
+    (folder.parent / "closed").mkdir()
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert available_models(folder.parent) == ["mine", "shakespeare"]
 
 
 # --- what is downloaded -------------------------------------------------------------------------

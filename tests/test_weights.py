@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import DATA, ROOT, SIZES, in_threads, make_model
 
+import runtime.checkpoint
 import runtime.weights
 import utils
 from utils import (
@@ -186,6 +187,20 @@ def test_a_conversion_that_fails_leaves_the_copy_that_is_there(folder, failure, 
     (folder / "model.ckpt.index").write_bytes(index)  # the old checkpoint is back
     no_tensorflow()
     assert equal(load(folder), params)
+
+
+def test_a_checkpoint_that_changes_during_its_conversion(folder, monkeypatch, capsys):
+    read_tensors = runtime.checkpoint.read_tensors
+
+    def read_while_it_changes(*arguments):
+        yield from read_tensors(*arguments)
+        change_checkpoint(folder)
+
+    monkeypatch.setattr(runtime.checkpoint, "read_tensors", read_while_it_changes)
+    load(folder)
+    assert "cannot be kept" in capsys.readouterr().err and not converted(folder)
+    monkeypatch.undo()
+    assert equal(load(folder), load_gpt2_params_from_tf_ckpt(folder / "model.ckpt", load_hparams(folder)))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "another", "pickled", "longer"])
