@@ -121,13 +121,17 @@ def _path_for_tensorflow(prefix, files):
     TensorFlow takes * ? [ ] and \\ for a pattern, finds no file that matches it, and cannot take a path that is not
     UTF-8 at all.
     """
+    misread = re.compile(r"[*?\[\]\\\ud800-\udfff]")
     path = prefix.as_posix()  # with / on Windows too
-    if not re.search(r"[*?\[\]\\\ud800-\udfff]", path):
+    if not misread.search(path):
         yield path
         return
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
+        if misread.search(Path(folder).as_posix()):
+            raise ValueError(f"TensorFlow can read neither {prefix} nor a link in {folder}, as they have characters "
+                             "that are special to it: rename one of the folders, or set TMPDIR to another")
         for file in files:
             link = Path(folder, "model.ckpt" + file.name[len(prefix.name) :])
             try:

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -135,6 +136,13 @@ if sys.platform == "linux":  # elsewhere file names are Unicode
 def test_a_path_that_tensorflow_would_misread(folder, name):
     odd = folder.parent.rename(folder.parent.with_name(name)) / "mine"
     assert read(odd)["wte"].shape == (1024, 8)
+
+
+def test_a_folder_for_links_that_tensorflow_would_misread_too(folder, monkeypatch):
+    odd = folder.rename(folder.with_name("a [copy]"))
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    with pytest.raises(ValueError, match="TensorFlow can read neither .* set TMPDIR"):
+        read(odd)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
