@@ -11,21 +11,22 @@ SILENT_WAIT = 1  # seconds that another process may hold the lock before the wai
 def locked(folder):
     """A lock on `folder` (a Path) among processes; the kernel releases it when its holder dies, however it dies.
 
-    A folder that does not exist is made, and removed again where nothing was put into it.
+    A folder that does not exist is made, and removed again if nothing was put into it.
     """
     from filelock import FileLock, Timeout
 
-    lock, waits = FileLock(folder / ".lock"), False
+    lock, timeout, tries = FileLock(folder / ".lock"), SILENT_WAIT, 100
     while not lock.is_locked:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=-1 if waits else SILENT_WAIT)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=timeout)
         except Timeout:
             notice(f"waiting for another process that is using {folder} ...")
-            waits = True
-        except FileNotFoundError:  # that process has removed the folder
-            if not made and folder.exists():
+            timeout = -1
+        except (FileNotFoundError, FileExistsError):  # another process has just removed a folder that it had made
+            tries -= 1
+            if not tries:
                 raise
         except NotImplementedError:  # some network file systems
             raise OSError(f"{folder} is on a file system without locks, which keep processes apart: choose another "

@@ -4,9 +4,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
-from helpers import ROOT, wait_for
+from helpers import ROOT, in_threads, wait_for
 
 import runtime.lock
 from runtime.lock import locked
@@ -71,6 +72,23 @@ def test_a_folder_that_was_there_stays(tmp_path):
     with locked(tmp_path):
         pass
     assert tmp_path.is_dir() and not any(tmp_path.iterdir())
+
+
+def test_many_that_make_and_remove_the_folder_keep_apart(tmp_path):
+    folder, inside, most = tmp_path / "models" / "124M", [], []
+
+    def work(i):
+        for _ in range(20):
+            with locked(folder):
+                inside.append(i)
+                most.append(len(inside))
+                assert folder.is_dir()
+                time.sleep(0.001)
+                inside.remove(i)
+        return "done"
+
+    assert in_threads(4, work) == ["done"] * 4
+    assert set(most) == {1} and not folder.exists()
 
 
 def test_who_waited_for_a_folder_that_is_removed_makes_it_again(tmp_path, monkeypatch, capsys):
