@@ -1,0 +1,35 @@
+"""Quiet ends while a program is still importing what it needs."""
+import sys
+
+
+def guard_imports() -> None:
+    """From here on Ctrl-C ends the program at once, and a missing package ends it with one line: no traceback.
+
+    A program calls this before its imports, which take longer than it takes to press Ctrl-C; so this module imports
+    next to nothing itself. `terminal.run_command_line` restores Ctrl-C. A library must not call it: how signals are
+    handled is for the program to decide.
+    """
+    sys.excepthook = excepthook  # first: the next import takes longer than all before it
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in a background job it is ignored: leave that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def excepthook(kind, error: BaseException, traceback) -> None:
+    """As `sys.excepthook`: silent after Ctrl-C (Python then ends the process by SIGINT), one line for a package."""
+    if isinstance(error, ImportError):
+        print("error: " + one_line(error), file=sys.stderr)
+    elif not isinstance(error, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks; of a package that cannot be imported, with what to do."""
+    message = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"the package {error.name.partition('.')[0]} is not installed: pip install -r requirements.txt"
+    if isinstance(error, ImportError) and "pip install" not in message:
+        message = message if len(message) <= 200 else message[:200] + "…"  # NumPy's fills a page
+        return f"a package cannot be imported ({message}): pip install -r requirements.txt"
+    return message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)

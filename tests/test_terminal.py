@@ -1,0 +1,256 @@
+"""Running a program: exit status, one-line errors, text in and out, where a line begins on the screen."""
+import io
+import os
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime import startup, terminal
+from runtime.arguments import CommandLineError
+
+
+def exit_status(function, *arguments):
+    with pytest.raises(SystemExit) as end:
+        terminal.run_command_line(function, list(arguments))
+    return end.value.code
+
+
+def raising(error):
+    def function():
+        raise error
+
+    return function
+
+
+def test_a_program_that_ends_well(capsys):
+    assert exit_status(lambda text="": print(text), "x") == 0
+    assert exit_status({"show": lambda text="": print(text)}, "show", "y") == 0
+    assert capsys.readouterr() == ("x\ny\n", "")
+
+
+@pytest.mark.parametrize("error, status, line", [
+    (CommandLineError("k must be 1"), 2, "k must be 1"),
+    (ValueError("vocab.bpe is\n  damaged"), 1, "vocab.bpe is damaged"),
+    (FileNotFoundError(2, "No such file or directory", "x"), 1, "[Errno 2] No such file or directory: 'x'"),
+    (ConnectionError("cannot reach"), 1, "cannot reach"),
+    (TypeError("no"), 1, "no"),
+    (OverflowError("too large"), 1, "too large"),
+    (MemoryError(), 1, "out of memory"),
+    (OSError(), 1, "OSError"),
+    (ModuleNotFoundError("No module named 'requests.x'", name="requests.x"), 1,
+     "the package requests is not installed: pip install -r requirements.txt"),
+    (ImportError("lib.so:\nundefined symbol"), 1,
+     "a package cannot be imported (lib.so: undefined symbol): pip install -r requirements.txt"),
+    (ImportError("x" * 2000), 1, f"a package cannot be imported ({'x' * 200}…): pip install -r requirements.txt"),
+    (ImportError("pictures need matplotlib: pip install matplotlib"), 1,
+     "pictures need matplotlib: pip install matplotlib"),
+])
+def test_an_error_is_one_line(capsys, error, status, line):
+    assert exit_status(raising(error)) == status
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+def test_a_closed_pipe_is_no_error(capsys):
+    assert exit_status(raising(BrokenPipeError())) == 141
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        terminal.run_command_line(raising(KeyError("x")), [])
+
+
+def test_errors_of_arguments_are_those_of_the_command_line(capsys):
+    def function():
+        with terminal.argument_errors():
+            raise ValueError("k must be 1 to 5, not 9")
+
+    assert exit_status(function) == 2
+    assert capsys.readouterr().err == "error: k must be 1 to 5, not 9\n"
+
+
+def interrupted_import():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        raise RuntimeError("Error calling __set_name__") from error
+
+
+def interrupted_cleanup():
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise OSError("cannot remove x")
+
+
+@pytest.mark.parametrize("function", [raising(KeyboardInterrupt()), interrupted_import, interrupted_cleanup])
+def test_ctrl_c_is_ctrl_c_whatever_became_of_it(capsys, monkeypatch, function):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        terminal.run_command_line(function, [])
+    sys.excepthook(KeyboardInterrupt, interrupt.value, interrupt.tb)  # as Python does before it ends
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_hook_for_exceptions_hides_no_bug(capsys):
+    for error in (KeyboardInterrupt(), ModuleNotFoundError("No module named 'numpy'", name="numpy"), KeyError("bug")):
+        startup.excepthook(type(error), error, None)
+    assert capsys.readouterr().err == ("error: the package numpy is not installed: pip install -r requirements.txt\n"
+                                       "KeyError: 'bug'\n")
+
+
+# --- text in ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Let stdin hold these bytes."""
+    def stdin(data):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return stdin
+
+
+@pytest.mark.parametrize("data, text", [(b"", ""), (b"x", "x"), (b"x\n", "x"), (b"x\r\n", "x"), (b"x\n\n", "x\n"),
+                                        ("안녕 🤖\n".encode(), "안녕 🤖")])
+def test_stdin(stdin, data, text):
+    stdin(data)
+    assert terminal.read_text(None) == text
+    stdin(data)
+    assert terminal.read_text(None, max_bytes=len(data)) == text
+
+
+def test_stdin_that_is_not_utf8(stdin):
+    stdin(b"caf\xe9")
+    with pytest.raises(ValueError, match="not UTF-8 text: byte 0xE9 at 3; convert it first") as error:
+        terminal.read_text(None)
+    assert not isinstance(error.value, CommandLineError)
+
+
+def test_a_text_of_exactly_the_size_that_is_allowed(stdin):
+    for end in (b"", b"\n", b"\r\n"):
+        stdin(b"12345" + end)
+        assert terminal.read_text(None, max_bytes=5) == "12345"
+    assert terminal.read_text("12345", max_bytes=5) == "12345"
+    stdin(b"123456789")
+    for text in (None, "123456"):
+        with pytest.raises(CommandLineError, match="longer than 5 bytes"):
+            terminal.read_text(text, max_bytes=5)
+
+
+def test_of_a_stdin_that_is_too_long_little_is_read(monkeypatch):
+    source = io.BytesIO(b"x" * 10**6)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source))
+    with pytest.raises(CommandLineError):
+        terminal.read_text(None, max_bytes=1000)
+    assert source.tell() < 10_000
+
+
+def test_without_stdin_the_text_is_empty(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert terminal.read_text(None) == ""
+
+
+@pytest.mark.parametrize("typed, text", [(r"\n", "\n"), (r"a\tb\r\n", "a\tb\r\n"), (r"\\n", r"\n"), (r"\\\n", "\\\n"),
+                                         (r"C:\dir", r"C:\dir"), ("\\", "\\"), ("\n", "\n"), ("", "")])
+def test_unescape(typed, text):
+    assert terminal.unescape(typed) == text
+
+
+# --- text out -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=500, deadline=None, database=None)
+@given(st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=8), st.text("ab\n", min_size=1, max_size=4))
+def test_until(pieces, stop):
+    shown = list(terminal.until(iter(pieces), stop))
+    assert "".join(shown) == "".join(pieces).partition(stop)[0]
+    assert all(shown)
+
+
+@given(st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=8), st.text("ab\n", min_size=1, max_size=4))
+def test_until_holds_nothing_back_that_cannot_begin_the_stop(pieces, stop):
+    read, shown = [], ""
+    for piece in terminal.until((read.append(piece) or piece for piece in pieces), stop):
+        shown += piece
+        rest = "".join(read)[len(shown):]
+        assert stop.startswith(rest) or stop in "".join(read) or read == pieces
+
+
+def test_until_without_a_stop():
+    assert list(terminal.until(iter(["a", "b"]), None)) == ["a", "b"]
+
+
+def test_print_pieces(capsys):
+    assert terminal.print_pieces(iter(["a", "\n", "b"]), before="x ") == "x a\nb"
+    assert capsys.readouterr().out == "x a\nb"
+
+
+def test_the_stopwatch(monkeypatch):
+    times = iter([100.0, 100.5, 101.0, 102.0, 104.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    stopwatch = terminal.Stopwatch()
+    assert str(stopwatch) == "0 tokens in 0.00 s (0.0 tokens/s), the first after 0.00 s"
+    assert list(stopwatch([7])) == [7]
+    assert str(stopwatch) == "1 token in 0.50 s (2.0 tokens/s), the first after 0.50 s"
+    assert list(stopwatch([8, 9, 10])) == [8, 9, 10]
+    assert str(stopwatch) == "4 tokens in 4.00 s (1.0 tokens/s), the first after 0.50 s"
+
+
+@pytest.fixture
+def streams(monkeypatch, tmp_path):
+    """streams(stdout, stderr, text): what "terminal", "pipe", "file" or "null" get of the text and a closing line.
+
+    As a list: what the terminal, the pipe and the file got.
+    """
+    if os.name != "posix":
+        pytest.skip("needs a pseudo-terminal")
+
+    def streams(stdout, stderr, text):
+        (screen, tty), (reader, writer) = os.openpty(), os.pipe()
+        file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        null = os.open(os.devnull, os.O_WRONLY)
+        fds = {"terminal": tty, "pipe": writer, "file": file, "null": null}
+        with open(os.dup(fds[stdout]), "w") as out, open(os.dup(fds[stderr]), "w") as err:
+            monkeypatch.setattr(sys, "stdout", out)
+            monkeypatch.setattr(sys, "stderr", err)
+            terminal.end_line(terminal.print_pieces([text]))
+            terminal.notice("closing line")
+            monkeypatch.undo()
+        os.write(tty, b"$")  # the shell's prompt
+        os.close(writer)
+        shown = b""
+        while not shown.endswith(b"$"):
+            shown += os.read(screen, 1000)
+        got = [shown.decode().replace("\r\n", "\n"), os.read(reader, 1000).decode(), os.pread(file, 1000, 0).decode()]
+        for fd in (screen, tty, reader, file, null):
+            os.close(fd)
+        return got
+
+    return streams
+
+
+@pytest.mark.parametrize("stdout, stderr, screen, pipe, file", [
+    ("terminal", "terminal", "text\nclosing line\n$", "", ""),
+    ("terminal", "null", "text\n$", "", ""),
+    ("terminal", "file", "text\n$", "", "closing line\n"),
+    ("pipe", "terminal", "\nclosing line\n$", "text", ""),  # | tee: it shows "text" on the screen
+    ("file", "terminal", "closing line\n$", "", "text"),
+    ("null", "terminal", "closing line\n$", "", ""),
+    ("file", "file", "$", "", "text\nclosing line\n"),  # > file 2>&1
+    ("pipe", "pipe", "$", "text\nclosing line\n", ""),  # 2>&1 | less
+    ("pipe", "null", "$", "text", ""),
+    ("file", "null", "$", "", "text"),
+])
+def test_the_closing_line_begins_a_line(streams, stdout, stderr, screen, pipe, file):
+    assert streams(stdout, stderr, "text") == [screen, pipe, file]
+    same = [got.replace("text", "text\n").replace("text\n\n", "text\n") for got in (screen.lstrip("\n"), pipe, file)]
+    assert streams(stdout, stderr, "text\n") == same  # a text that ends a line gets no second one
+
+
+def test_a_stream_that_is_not_a_file_gets_no_line_end(capsys):
+    terminal.end_line(terminal.print_pieces(["text"]))
+    assert capsys.readouterr().out == "text"
