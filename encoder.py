@@ -9,6 +9,7 @@ text is out of vocabulary.
 from __future__ import annotations
 
 import codecs
+import functools
 import heapq
 import json
 import os
@@ -213,6 +214,17 @@ class Encoder:
     def token_bytes(self, i: int) -> bytes:
         """The bytes that token id `i` stands for, not always whole characters. Raises the same errors as `decode`."""
         return self._bytes([i])
+
+    def new_text(self) -> list[int]:
+        """The ids that a new text begins with: [eot_token]; ValueError if the vocabulary has none."""
+        if self.eot_token is None:
+            raise ValueError("the text is empty, and this vocabulary has no <|endoftext|> to begin a new one with")
+        return [self.eot_token]
+
+    @functools.cached_property
+    def max_token_bytes(self) -> int:
+        """The length of the longest token in bytes: n tokens are at most n times as much text."""
+        return max(map(len, self._tokens))  # in the vocabulary files each byte is a character
 
     def _bytes(self, ids):
         tokens = []
