@@ -16,10 +16,13 @@ Two things run through the layers that you can skip at first reading. `hook(name
 replace it; without a hook it returns x unchanged. `cache.extend(k, v)` remembers the keys and values of the tokens so
 far, so that a new token costs one row, not the whole text.
 """
+if __name__ == "__main__":
+    from runtime.startup import guard_imports
+
+    guard_imports()  # Ctrl-C or a missing package ends the program without a traceback
+
 import functools
 import math
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,7 +30,7 @@ import numpy as np
 
 from runtime import hooks
 from runtime.cache import KVCache
-from runtime.checks import check_generation, check_ids, check_pass
+from runtime.checks import check_command, check_generation, check_ids, check_pass
 from runtime.hooks import Hook, no_hook
 from runtime.lookup import PromptLookup, accepted
 from runtime.machine import keep_freed_memory, matmul
@@ -246,53 +249,53 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
 # --- the command line ---------------------------------------------------------------------------
 
 
-def main(prompt: str = None, n_tokens_to_generate=40, model_size: str = None, models_dir: str = "models",
-         temperature=0, top_k=None, top_p=None, seed=None):
-    """Continue a text with GPT-2. The continuation goes to stdout as it is made, all else to stderr.
+def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: str | None = None,
+         models_dir: str | None = None, *, temperature: float = 0, top_k: int | None = None, top_p: float | None = None,
+         seed: int | None = None, n_samples: int = 1, stop: str | None = None, echo: bool = False,
+         list_models: bool = False) -> None:
+    """Continue a text with GPT-2.
+
+    The continuation goes to stdout as it is made, everything else to stderr.
 
     Args:
-        prompt: the text to continue; without it, what is piped into stdin; if empty, a new text is begun.
+        prompt: the text to continue; without it, what is piped into stdin; an empty one begins a new text.
         n_tokens_to_generate: how many tokens at most; fewer if the model ends the text.
-        model_size: 124M (the default), 355M, 774M, 1558M, or any model's folder in models_dir, as shakespeare.
-        models_dir: the folder of models; official ones are downloaded into it.
+        model_size: 124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
+        models_dir: the folder of models, into which official ones are downloaded; by default models/ beside gpt2.py.
         temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
-        top_k: choose among the k most likely tokens only (needs a temperature).
-        top_p: choose among the fewest tokens that together have this probability (needs a temperature).
-        seed: a whole number; the same one gives the same text.
+        top_k: choose among the k most likely tokens only; needs a temperature.
+        top_p: choose among the fewest tokens that together have this probability; needs a temperature.
+        seed: a whole number that makes the same choices each time; needs a temperature.
+        n_samples: how many continuations; of --seed S, those of S, S + 1, ...; needs a temperature.
+        stop: end before this text; \\n is a newline, \\t a tab.
+        echo: print the prompt before its continuation.
+        list_models: print the names of the models at hand, and nothing else.
     """
-    from runtime.terminal import notice, read_stdin
-    from utils import load_encoder_hparams_and_params
+    from runtime import terminal
+    from utils import available_models, load_encoder_hparams_and_params
 
-    Sampling(temperature, top_k, top_p, seed)  # refuses bad options before anything is downloaded
-    if prompt is None:
-        prompt = "" if sys.stdin is None or sys.stdin.isatty() else read_stdin()
+    if list_models:
+        print(*available_models(models_dir), sep="\n")
+        return
+    with terminal.argument_errors():  # before anything is downloaded
+        check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
-    ids = encoder.encode(prompt)
-    if not ids:
-        if encoder.eot_token is None:
-            raise ValueError("the prompt is empty and this vocabulary has no <|endoftext|> to begin from")
-        ids = [encoder.eot_token]
-    new_ids = generate_stream(ids, params, hparams["n_head"], n_tokens_to_generate, temperature=temperature,
-                              top_k=top_k, top_p=top_p, seed=seed, stop_id=encoder.eot_token)
-    times, text = [time.perf_counter()], ""
-
-    def timed(new_ids):
-        for i in new_ids:
-            times.append(time.perf_counter())
-            yield i
-
-    for piece in encoder.decode_stream(timed(new_ids)):
-        print(piece, end="", flush=True)
-        text += piece
-    if sys.stdout.isatty():
-        notice("")  # the notice begins a line of its own
-    seconds = times[-1] - times[0]
-    notice(f"{len(times) - 1} tokens in {seconds:.2f} s ({(len(times) - 1) / max(seconds, 1e-9):.1f} tokens/s), the "
-           f"first after {times[min(1, len(times) - 1)] - times[0]:.2f} s")
-    return text
+    prompt = terminal.read_text(prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
+    stopwatch = terminal.Stopwatch()
+    for i in range(n_samples):
+        with terminal.argument_errors():  # if the prompt does not fit into the context
+            new_ids = generate_stream(encoder.encode(prompt) or encoder.new_text(), params, hparams["n_head"],
+                                      n_tokens_to_generate, stop_id=encoder.eot_token, temperature=temperature,
+                                      top_k=top_k, top_p=top_p, seed=None if seed is None else seed + i)
+        if n_samples > 1:
+            print("=" * 40, "SAMPLE", i + 1, "=" * 40)
+        pieces = terminal.until(encoder.decode_stream(stopwatch(new_ids)), stop and terminal.unescape(stop))
+        text = terminal.print_pieces(pieces, before=prompt if echo else "")
+        terminal.end_line(text, anyway=n_samples > 1)
+    terminal.notice(stopwatch)
 
 
 if __name__ == "__main__":
     from runtime.terminal import run_command_line
 
-    run_command_line(main)
+    run_command_line(main, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size"})

@@ -63,3 +63,18 @@ def check_generation(n_prompt, n_tokens_to_generate, stop_id, top_k, n_vocab, n_
         raise ValueError(f"a prompt of {n_prompt} tokens and {n_tokens_to_generate} new ones make "
                          f"{n_prompt + n_tokens_to_generate}, more than the context of {n_ctx} (n_ctx): shorten the "
                          "prompt or ask for fewer")
+
+
+def check_command(sampling, n_tokens_to_generate, n_samples, stop):
+    """ValueError unless the options of gpt2.py fit each other, as far as that is known without the model."""
+    for name, value in (("n_tokens_to_generate", n_tokens_to_generate), ("n_samples", n_samples)):
+        if value < 1:
+            raise ValueError(f"{name} must be a whole number, at least 1, not {value}")
+    if stop == "":
+        raise ValueError("stop is empty: give the text before which to end")
+    idle = {"top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed,
+            "n_samples": n_samples if n_samples > 1 else None}
+    for name, value in idle.items():
+        if sampling.temperature == 0 and value is not None:
+            raise ValueError(f"{name} = {value} would change nothing: without a temperature above 0, the most likely "
+                             "token is taken each time")

@@ -1,14 +1,22 @@
-"""The program as people start it: a real process, its stdout, its stderr and its exit status."""
+"""gpt2.py as people start it: a real process, its stdout, its stderr, its exit status, the screen."""
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from file_server import FileServer
-from helpers import BUNDLED, ROOT, error_line
+from helpers import BUNDLED, ROOT, error_line, make_model
 
+import gpt2
 from gpt2 import generate
+from runtime.terminal import run_command_line
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
+COMMAND = f'"{sys.executable}" gpt2.py'
+SHAKESPEARE = " ".join(BUNDLED)
 
 
 @pytest.fixture
@@ -22,29 +30,52 @@ def expected(shakespeare):
     return expected
 
 
+@pytest.fixture
+def main(capsys):
+    """Run gpt2.py's command in this process: main("prompt", "-n5") -> (exit status, stdout, stderr)."""
+    def main(*arguments):
+        named = any(argument.startswith(("-m", "--model_size")) for argument in arguments)
+        with pytest.raises(SystemExit) as end:
+            run_command_line(gpt2.main, [*([] if named else BUNDLED), *arguments],
+                             {"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size"})
+        return end.value.code, *capsys.readouterr()
+
+    return main
+
+
+# --- what it prints -----------------------------------------------------------------------------
+
+
 def test_stdout_is_the_continuation_and_nothing_else(run, expected):
     result = run("ROMEO:", *BUNDLED)
     assert result.returncode == 0
     assert result.stdout == expected("ROMEO:")
-    assert "40 tokens in" in result.stderr and "tokens/s" in result.stderr
+    assert re.fullmatch(r"40 tokens in \d+\.\d\d s \(\d+\.\d tokens/s\), the first after \d+\.\d\d s\n", result.stderr)
 
 
-@pytest.mark.parametrize("prompt", ["123", "[1, 2]", "None", "1e5", "it's -- fine", "True", "{'a': 1}", "'quoted'",
-                                    '"quoted"', "a,b", "0x10", "안녕 🤖", "two\nlines\n", "-5 degrees"])
-def test_a_prompt_is_always_text(run, expected, prompt):
+@pytest.mark.parametrize("prompt", ["123", "[1, 2]", "None", "1e5", "it's -- fine", "True", "{'a': 1}", "a,b", "0x10",
+                                    "안녕 🤖", "two\nlines\n", "-5 degrees", "-like this", "--like this", "-dash"])
+def test_a_prompt_is_always_text(main, expected, prompt):
+    text = expected(prompt, 5)
+    for arguments in ((prompt, "5"), (f"--prompt={prompt}", "-n5"), ("-n5", "--", prompt)):
+        assert main(*arguments)[:2] == (0, text)
+
+
+@pytest.mark.parametrize("prompt", ["[1, 2]", "-like this", "안녕 🤖"])
+def test_a_prompt_of_a_process_is_always_text(run, expected, prompt):
     result = run(prompt, "5", *BUNDLED)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == expected(prompt, 5)
-    assert run(f"--prompt={prompt}", "--n_tokens_to_generate=5", *BUNDLED).stdout == result.stdout
+    assert (result.stdout, result.returncode) == (expected(prompt, 5), 0), result.stderr
 
 
-def test_options(run, expected):
+def test_options(run, main, expected):
+    text = expected("JULIET:", 12, temperature=0.9, top_k=50, top_p=0.95, seed=3)
     result = run("JULIET:", *BUNDLED, "--n_tokens_to_generate", "12", "--temperature", "0.9", "--top_k=50", "--top-p",
                  "0.95", "--seed", "3")
-    assert result.stdout == expected("JULIET:", 12, temperature=0.9, top_k=50, top_p=0.95, seed=3)
+    assert result.stdout == text
+    assert main("JULIET:", "-n12", "-t.9", "--top_k=50", "--top-p=0.95", "--seed=3", "-m", "shakespeare")[1] == text
 
 
-@pytest.mark.parametrize("arguments", [[], ["-"]])
+@pytest.mark.parametrize("arguments", [[], ["-", "40"]])
 def test_stdin_is_the_prompt(run, expected, arguments):
     assert run(*arguments, *BUNDLED, input="KING RICHARD\n").stdout == expected("KING RICHARD")
 
@@ -52,6 +83,150 @@ def test_stdin_is_the_prompt(run, expected, arguments):
 @pytest.mark.parametrize("arguments", [[""], []])
 def test_an_empty_prompt_begins_a_new_text(run, expected, arguments):
     assert run(*arguments, *BUNDLED).stdout == expected("")
+
+
+def test_several_samples(main, expected):
+    status, stdout, stderr = main("ROMEO:", "-n8", "-t1", "--seed", "5", "--n_samples", "3", "--echo")
+    texts = ["ROMEO:" + expected("ROMEO:", 8, temperature=1, seed=seed) for seed in (5, 6, 7)]
+    assert len(set(texts)) == 3
+    line = "=" * 40
+    assert stdout == "".join(f"{line} SAMPLE {i} {line}\n{text}\n" for i, text in enumerate(texts, 1))
+    assert status == 0 and stderr.startswith("24 tokens in ")
+
+
+def test_samples_without_a_seed_differ(main):
+    line = "=" * 40
+    stdout = main("ROMEO:", "-n8", "-t1", "--n_samples", "3")[1]
+    assert len({*re.split(f"{line} SAMPLE . {line}\n", stdout)}) == 4
+
+
+def test_echo(main, expected):
+    assert main("ROMEO:", "-n5", "--echo")[1] == "ROMEO:" + expected("ROMEO:", 5)
+    assert main("ROMEO:", "-n5", "--noecho")[1] == expected("ROMEO:", 5)
+
+
+@pytest.mark.parametrize("stop", ["\n", r"\n", r"\n\n", "thee", "ll thee, I", "not there"])
+def test_stop(main, expected, stop):
+    text = expected("ROMEO:")
+    before = text.partition(stop.replace(r"\n", "\n"))[0]
+    status, stdout, stderr = main("ROMEO:", "--stop", stop)
+    assert (status, stdout) == (0, before)
+    assert (before == text) == (stop == "not there") == stderr.startswith("40 tokens")
+
+
+def test_text_is_streamed():
+    process = subprocess.Popen([sys.executable, "gpt2.py", "ROMEO:", "200", *BUNDLED], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL)
+    with process.stdout:
+        first = os.read(process.stdout.fileno(), 100_000)
+        rest = process.stdout.read()
+    assert process.wait() == 0
+    assert 0 < len(first) < len(rest)
+
+
+def test_help(run):
+    result = run("--help", env={"PAGER": "false", "COLUMNS": "80"})
+    assert result.returncode == 0 and result.stderr == ""
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert run("x", "-h", env={"COLUMNS": "80"}).stdout == result.stdout
+    described = dict(re.findall(r"^ {2}(?:-(\w), | {4})--(\w+)", result.stdout, re.M)[::-1])
+    assert {described[letter] for letter in "ntm"} == {"n_tokens_to_generate", "temperature", "model_size"}
+    names = re.findall(r"--(\w+)\s", result.stdout)
+    assert {*names} >= {*gpt2.main.__annotations__} - {"return"}
+
+
+# --- what it refuses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments, status, message", [
+    (["x", "--model_size", "nope"], 1, "there is no model 'nope'"),
+    (["x", "--model_size", "../../etc"], 1, "'../../etc' is not a model's name"),
+    (["x", "--model_size", ".."], 1, "'..' is not a model's name"),
+    (["x", "--model_size", ""], 1, "'' is not a model's name"),
+    (["x", "-n", "0"], 2, "n_tokens_to_generate must be a whole number, at least 1, not 0"),
+    (["x", "-n", "-4"], 2, "n_tokens_to_generate must be a whole number, at least 1, not -4"),
+    (["x", "-n", "many"], 2, "n_tokens_to_generate must be a whole number, not 'many'"),
+    (["x", "-n", "1.5"], 2, "n_tokens_to_generate must be a whole number, not '1.5'"),
+    (["x", "-n", "256"], 2, "1 tokens and 256 new ones make 257, more than the context of 256"),
+    (["x", "-n", "1" + 400 * "0"], 2, "n_tokens_to_generate must be a whole number from 1 to 256"),
+    (["x " * 300, "1"], 2, "more than the context of 256"),
+    (["x" * 10_000], 2, "the text is longer than 3,328 bytes"),
+    ([b"caf\xe9".decode(errors="surrogateescape")], 2, "lone surrogate, U+DCE9, at character 3"),
+    (["x", "-t", "-1"], 2, "temperature must be a finite number, 0 (greedy) or more, not -1"),
+    (["x", "-t", "nan"], 2, "temperature must be a finite number, 0 (greedy) or more, not nan"),
+    (["x", "-t", "1" + 400 * "0"], 2, "temperature must be a finite number, 0 (greedy) or more, not inf"),
+    (["x", "-t1", "--top_k", "0"], 2, "top_k must be a whole number, at least 1, not 0"),
+    (["x", "-t1", "--top_k", "1025"], 2, "top_k must be a whole number from 1 to 1024"),
+    (["x", "-t1", "--top_p", "0"], 2, "top_p must be a number above 0 and at most 1, not 0"),
+    (["x", "-t1", "--top_p", "1.01"], 2, "top_p must be a number above 0 and at most 1, not 1.01"),
+    (["x", "-t1", "--seed", "one"], 2, "seed must be a whole number, not 'one'"),
+    (["x", "-t1", "--seed", "-1"], 2, "seed must be a whole number, 0 or more, not -1"),
+    (["x", "-t1", "--n_samples", "0"], 2, "n_samples must be a whole number, at least 1, not 0"),
+    (["x", "--seed", "1"], 2, "seed = 1 would change nothing: without a temperature above 0"),
+    (["x", "--top_k", "1"], 2, "top_k = 1 would change nothing"),
+    (["x", "--top_p", "1", "-t0"], 2, "top_p = 1.0 would change nothing"),
+    (["x", "--n_samples", "2"], 2, "n_samples = 2 would change nothing"),
+    (["x", "--stop", ""], 2, "stop is empty"),
+    (["x", "--model", "124M"], 2, "unknown option '--model' (did you mean --model_size or --models_dir?)"),
+    (["x", "--temp", "1"], 2, "unknown option '--temp' (did you mean --temperature?)"),
+    (["x", "--temprature", "1"], 2, "unknown option '--temprature' (did you mean --temperature?)"),
+    (["x", "--nsamples", "1"], 2, "unknown option '--nsamples' (did you mean --n_samples?)"),
+    (["x", "5", "--n_tokens_to_generate", "7"], 2, "n_tokens_to_generate is given twice: '--n_tokens_to_generate 7'"),
+    (["x", "--prompt", "y"], 2, "prompt is given twice: '--prompt y' and 'x'"),
+    (["two", "words"], 2, "n_tokens_to_generate must be a whole number, not 'words'; a text of several words goes in"),
+    (["--dash", "5"], 2, "unknown option '--dash'; --help lists them all; a text that begins with a dash goes after"),
+])
+def test_bad_command_lines(main, arguments, status, message):
+    code, stdout, stderr = main(*arguments)
+    assert message in stderr and stderr.startswith("error: ") and stderr.count("\n") == 1
+    assert (code, stdout) == (status, "")
+
+
+def test_a_bad_command_line_of_a_process(run):
+    assert "unknown option '--temp' (did you mean --temperature?)" in error_line(run("x", "--temp", "1"), 2)
+    assert "lone surrogate, U+DCE9, at character 3" in error_line(run(b"caf\xe9", *BUNDLED), 2)
+
+
+def test_options_are_refused_before_a_download(run, tmp_path):
+    for arguments in (["-n0"], ["-t1", "--top_p=2"], ["--seed=1"], ["--stop="]):
+        result = run("x", *arguments, "--models_dir", str(tmp_path))
+        assert "cannot reach" not in error_line(result, 2)
+    assert not any(tmp_path.iterdir())
+
+
+def test_stdin_that_is_not_utf8(run):
+    result = run(*BUNDLED, input=b"caf\xe9", text=False)
+    result.stdout, result.stderr = result.stdout.decode(), result.stderr.decode()
+    assert "stdin is not UTF-8 text: byte 0xE9 at 3" in error_line(result)
+
+
+@posix
+def test_of_an_endless_stdin_only_the_beginning_is_read(run):
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
+        result = run(*BUNDLED, stdin=endless.stdout)
+        endless.kill()
+    assert "the text is longer than 3,328 bytes" in error_line(result, 2)
+
+
+@posix
+def test_stdin_is_not_silently_ignored(run, expected):
+    message = error_line(run("60", *BUNDLED, input="KING RICHARD"), 2)
+    assert "is 60 the prompt or the n_tokens_to_generate? There is a text in stdin too" in message
+    result = run("ROMEO:", "5", *BUNDLED, input="KING RICHARD")
+    assert result.stdout == expected("ROMEO:", 5)
+    assert result.stderr.startswith("stdin is not read: there is a text on the command line\n5 tokens")
+
+
+@posix
+def test_a_loop_over_lines(expected, tmp_path):
+    (tmp_path / "prompts").write_text("ROMEO:\n60\nJULIET:\n")
+    loop = f'while read -r prompt; do {COMMAND} "$prompt" -n3 {SHAKESPEARE}; done < {tmp_path}/prompts'
+    result = subprocess.run(loop, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.stdout == expected("ROMEO:", 3) + expected("60", 3) + expected("JULIET:", 3)
+    assert result.stderr.count("\n") == 3
+
+
+# --- models -------------------------------------------------------------------------------------
 
 
 def test_without_a_model_offline_the_bundled_one_runs_and_says_so(run, expected, tmp_path):
@@ -65,72 +240,42 @@ def test_a_named_model_is_never_replaced(run, tmp_path):
     assert "cannot reach" in error_line(run("ROMEO:", "--models_dir", str(tmp_path), "--model_size", "124M"))
 
 
-def test_text_is_streamed():
-    process = subprocess.Popen([sys.executable, "gpt2.py", "ROMEO:", "200", *BUNDLED], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL)
-    with process.stdout:
-        first = os.read(process.stdout.fileno(), 100_000)
-        rest = process.stdout.read()
-    assert process.wait() == 0
-    assert 0 < len(first) < len(rest)
-
-
 def test_tensorflow_is_silent_and_not_imported_for_converted_weights(run):
     result = run("ROMEO:", "2", *BUNDLED, env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert "numpy" in result.stderr and "tensorflow" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments, status, message", [
-    (["x", "--model_size", "nope"], 1, "there is no model 'nope'"),
-    (["x", "--model_size", "../../etc"], 1, "'../../etc' is not a model's name"),
-    (["x", "--model_size", ".."], 1, "'..' is not a model's name"),
-    (["x", "--model_size", ""], 1, "'' is not a model's name"),
-    (["x", "--n_tokens_to_generate", "0"], 1, "n_tokens_to_generate must be a whole number, at least 1, not 0"),
-    (["x", "--n_tokens_to_generate", "-4"], 1, "n_tokens_to_generate must be a whole number, at least 1, not -4"),
-    (["x", "--n_tokens_to_generate", "many"], 1, "n_tokens_to_generate must be a whole number, at least 1, not 'many'"),
-    (["x", "--n_tokens_to_generate", "1.5"], 1, "n_tokens_to_generate must be a whole number, at least 1, not 1.5"),
-    (["x", "--n_tokens_to_generate", "256"], 1, "1 tokens and 256 new ones make 257, more than the context of 256"),
-    (["x " * 300, "1"], 1, "more than the context of 256"),
-    (["x", "--temperature", "-1"], 1, "temperature must be a number, 0 (greedy) or more, not -1"),
-    (["x", "--temperature", "nan"], 1, "temperature must be a number, 0 (greedy) or more, not 'nan'"),
-    (["x", "--temperature", "1e999"], 1, "temperature must be a number, 0 (greedy) or more, not inf"),
-    (["x", "--top_k", "0"], 1, "top_k must be a whole number, at least 1, not 0"),
-    (["x", "--top_k", "1025", "--temperature", "1"], 1, "at most the vocabulary's 1024, not 1025"),
-    (["x", "--top_p", "0"], 1, "top_p must be a number above 0 and at most 1, not 0"),
-    (["x", "--top_p", "1.01"], 1, "top_p must be a number above 0 and at most 1, not 1.01"),
-    (["x", "--seed", "one"], 1, "seed must be a whole number, 0 or more, not 'one'"),
-    (["x", "--temprature", "1"], 2, "unknown option '--temprature' (did you mean 'temperature'?)"),
-    (["x", "-k", "1"], 2, "unknown option '-k'"),
-    (["x", "--seed"], 2, "--seed needs a value"),
-    (["--not a flag"], 2, "a text that begins with a dash is given as --prompt=TEXT"),
-    (["two", "words"], 1, "n_tokens_to_generate must be a whole number, at least 1, not 'words'"),
-    ([*"123456789"], 2, "9 arguments are too many"),
-])
-def test_bad_command_lines(run, arguments, status, message):
-    named = [] if "--model_size" in arguments or len(arguments) == 9 else BUNDLED
-    assert message in error_line(run(*arguments, *named), status)
+def test_list_models(run, tmp_path):
+    make_model(tmp_path / "mine")
+    result = run("--list_models", "--models_dir", str(tmp_path), cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "mine\nshakespeare\n", "")
+    assert "shakespeare" in run("--list_models", cwd=tmp_path).stdout.split()
 
 
-def test_a_prompt_that_is_not_utf8(run):
-    result = run(*BUNDLED, input=b"caf\xe9", text=False)
-    result.stdout, result.stderr = result.stdout.decode(), result.stderr.decode()
-    assert "stdin is not UTF-8 text: byte 0xE9 at 3" in error_line(result)
-    assert "lone surrogate, U+DCE9, at character 3" in error_line(run(b"caf\xe9", *BUNDLED))
+# --- when it cannot run to its end --------------------------------------------------------------
 
 
-def test_help_is_shown_and_nothing_generated(run):
-    for arguments in (["--help"], ["x", "--help"], ["-h"]):
-        result = run(*arguments, env={"PAGER": "cat"})
-        assert result.returncode == 0 and result.stdout == "" and "n_tokens_to_generate" in result.stderr
+@pytest.mark.parametrize("package", ["numpy", "regex", "fire", "filelock", "requests", "tqdm"])
+def test_a_missing_package_is_one_line(run, tmp_path, package):
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name={package!r})")
+    result = run("x", "--model_size", "124M", "--models_dir", str(tmp_path), env={"PYTHONPATH": str(tmp_path)})
+    assert error_line(result) == f"error: the package {package} is not installed: pip install -r requirements.txt\n"
+
+
+def test_a_package_that_fails_to_import_is_one_line(run, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise ImportError('libgfortran.so.5:\\n\\ncannot open shared object file')")
+    message = error_line(run("x", *BUNDLED, env={"PYTHONPATH": str(tmp_path)}))
+    assert message == ("error: a package cannot be imported (libgfortran.so.5: cannot open shared object file): "
+                       "pip install -r requirements.txt\n")
 
 
 def test_a_closed_pipe_ends_quietly():
-    result = subprocess.run(f'"{sys.executable}" gpt2.py ROMEO: 200 {" ".join(BUNDLED)} | head -c 10', shell=True,
-                            cwd=ROOT, capture_output=True, timeout=100)
+    result = subprocess.run(f"{COMMAND} ROMEO: 200 {SHAKESPEARE} | head -c 10", shell=True, cwd=ROOT,
+                            capture_output=True, timeout=100)
     assert len(result.stdout) == 10 and result.stderr == b""
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@posix
 @pytest.mark.parametrize("redirection, status, stderr", [
     (">&-", 1, "error: stdout is closed: there is nowhere to write to\n"),
     ("2>&-", 0, ""),
@@ -138,29 +283,108 @@ def test_a_closed_pipe_ends_quietly():
     ("> /dev/full", 1, "error: [Errno 28] No space left on device\n"),
 ])
 def test_closed_streams(redirection, status, stderr):
-    result = subprocess.run(f'"{sys.executable}" gpt2.py ROMEO: 3 {" ".join(BUNDLED)} {redirection}', shell=True,
-                            cwd=ROOT, capture_output=True, text=True, timeout=100)
+    result = subprocess.run(f"{COMMAND} ROMEO: 3 {SHAKESPEARE} {redirection}", shell=True, cwd=ROOT,
+                            capture_output=True, text=True, timeout=100)
     assert result.returncode == status
     assert stderr is None or result.stderr == stderr
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_ends_quietly(tmp_path):
-    with FileServer({"124M/checkpoint": b"x" * 10**7}) as server:
-        server.delay = 0.05
-        # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
-        program = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import gpt2, utils; "
-                   "utils.run_command_line(gpt2.main)")
-        process = subprocess.Popen([sys.executable, "-c", program, "ROMEO:", "--models_dir", str(tmp_path)], cwd=ROOT,
-                                   env={**os.environ, "GPT2_BASE_URL": server.url}, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
-        os.read(process.stderr.fileno(), 1)  # the first of the progress bar
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"Traceback" not in stderr
 
 
 def test_a_terminal_that_cannot_show_a_character(run):
     result = run("안녕", "3", *BUNDLED, env={"PYTHONIOENCODING": "ascii"})
     assert result.returncode == 0
+
+
+def interruptible():
+    """Run in a child before its program: what a shell starts in the background ignores SIGINT, and children inherit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@posix
+@pytest.mark.parametrize("module", ["numpy", "regex", "fire", "utils"])
+def test_ctrl_c_during_the_imports_ends_quietly(tmp_path, module):
+    """A stand-in for each module presses Ctrl-C while it is being imported."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n")
+    process = subprocess.run([sys.executable, "gpt2.py", "ROMEO:", *BUNDLED], cwd=ROOT, preexec_fn=interruptible,
+                             capture_output=True, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@posix
+def test_ctrl_c_during_a_download_ends_quietly(tmp_path):
+    with FileServer({"124M/checkpoint": b"x" * 10**7}) as server:
+        server.delay = 0.05
+        process = subprocess.Popen([sys.executable, "gpt2.py", "ROMEO:", "--models_dir", str(tmp_path)], cwd=ROOT,
+                                   env={**os.environ, "GPT2_BASE_URL": server.url}, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, preexec_fn=interruptible)
+        os.read(process.stderr.fileno(), 1)  # the first of the progress bar
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT  # a shell shows 130
+    assert b"Traceback" not in stderr
+
+
+def test_importing_gpt2_leaves_signals_and_the_hook_alone(run):
+    program = ("import signal, sys; before = signal.getsignal(signal.SIGINT), sys.excepthook; import gpt2, utils, "
+               "runtime.terminal; assert before == (signal.getsignal(signal.SIGINT), sys.excepthook)")
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+# --- the screen ---------------------------------------------------------------------------------
+
+
+def screen(command, keys=b"", after=b"\0", cwd=ROOT):
+    """What a terminal of 80 columns shows of a shell's command; `keys` are pressed once `after` is on the screen."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(cwd)
+        os.execvpe("sh", ["sh", "-c", command], {**os.environ, "GPT2_BASE_URL": "http://127.0.0.1:9/models"})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    shown, deadline = b"", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if keys and after in shown:
+            os.write(terminal, keys)
+            keys = b""
+        try:
+            data = os.read(terminal, 10_000)
+        except OSError:  # Linux reports the end so
+            break
+        if not data:
+            break
+        shown += data
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    return shown.decode().replace("\r\n", "\n")
+
+
+CLOSING = r"3 tokens in [^\n]*\n"
+
+
+@posix
+@pytest.mark.parametrize("redirection, shown", [
+    ("", rf"TEXT\n{CLOSING}\$"),
+    ("2>/dev/null", r"TEXT\n\$"),
+    (">/dev/null", rf"{CLOSING}\$"),
+    ("2>&1 | cat", rf"TEXT\n{CLOSING}\$"),
+])
+def test_the_screen(expected, redirection, shown):
+    text = expected("JULIET:", 3)
+    assert not text.endswith("\n")
+    shown = shown.replace("TEXT", re.escape(text))
+    assert re.fullmatch(shown, screen(f"{COMMAND} JULIET: 3 {SHAKESPEARE} {redirection}; printf '$'"))
+
+
+@posix
+def test_the_screen_with_tee(expected, tmp_path):
+    shown = screen(f"{COMMAND} JULIET: 3 {SHAKESPEARE} | tee '{tmp_path}/copy'; printf '$'")
+    assert (tmp_path / "copy").read_text() == expected("JULIET:", 3)
+    assert re.search(r"(^|\n)3 tokens in ", shown)
