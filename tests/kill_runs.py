@@ -1,11 +1,11 @@
-"""Kill the download or the conversion of a model at random moments, and run it again after each.
+"""Kill the conversion of a model at random moments, and run it again after each.
 
-    python kill_runs.py JOB FOLDER N [SHA256]      (JOB is download or convert; SHA256: JSON of the files' checksums)
+    python kill_runs.py FOLDER N
 
 Each run is a process of its own, killed with SIGKILL. The processes are forks of this one, which has imported what a
 run needs but used none of it; so TensorFlow is imported once, not 50 times. The moments are spread over the time of an
-undisturbed run. The output is a line of JSON: how many runs were still working when killed, and what suffixes the files
-had that they left.
+undisturbed run. The output is a line of JSON: how many runs were still working when killed, and the suffixes of the
+files that they left.
 """
 import json
 import os
@@ -19,14 +19,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import filelock  # noqa: E402, F401
-import requests  # noqa: E402, F401
-import tqdm  # noqa: E402, F401
 
 import utils  # noqa: E402
 
 
-def start(job, folder):
-    """Start a process that does the job; returns its id."""
+def start(folder):
+    """Start a process that converts; returns its id."""
     sys.stdout.flush()
     process = os.fork()
     if process:
@@ -34,10 +32,7 @@ def start(job, folder):
     os.setpgid(0, 0)
     status = 1
     try:
-        if job == "download":
-            utils.download_gpt2_files("355M", folder)
-        else:
-            utils.load_params(folder, utils.load_hparams(folder))
+        utils.load_params(folder, utils.load_hparams(folder))
         status = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -45,10 +40,10 @@ def start(job, folder):
         os._exit(status)
 
 
-def whole_run(job, folder):
-    """Seconds that an undisturbed run takes."""
+def whole_run(folder):
+    """The seconds that an undisturbed run takes."""
     begun = time.perf_counter()
-    if os.waitpid(start(job, folder), 0)[1]:
+    if os.waitpid(start(folder), 0)[1]:
         sys.exit("an undisturbed run failed")
     return time.perf_counter() - begun
 
@@ -57,19 +52,18 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-def main(job, folder, n):
+def main(folder, n):
     folder, rng = Path(folder), random.Random(0)
-    if job == "convert":
-        import tensorflow  # noqa: F401
+    import tensorflow  # noqa: F401
 
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    seconds = whole_run(job, folder)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    seconds = whole_run(folder)
     wanted, n_killed, left = contents(folder), 0, set()
     for i in range(n):
         for path in folder.iterdir():  # what the run before made
-            if job == "download" or path.name.startswith("params-"):
+            if path.name.startswith("params-"):
                 path.unlink()
-        process = start(job, folder)
+        process = start(folder)
         time.sleep(seconds * (i + rng.random()) / n)
         os.kill(process, signal.SIGKILL)
         n_killed += os.WIFSIGNALED(os.waitpid(process, 0)[1])
@@ -78,7 +72,7 @@ def main(job, folder, n):
         for name, data in after.items():
             if name in wanted and data != wanted[name]:
                 sys.exit(f"{name} had its name before it was whole")
-        seconds = min(seconds, whole_run(job, folder))  # the first one takes longer: nothing is cached yet
+        seconds = min(seconds, whole_run(folder))  # the first one takes longer: nothing is cached yet
         if contents(folder) != wanted:
             sys.exit(f"the run after kill {i} made other files")
     shutil.rmtree(folder)
@@ -86,6 +80,4 @@ def main(job, folder, n):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 4:
-        utils.SHA256 = json.loads(sys.argv[4])
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]))

@@ -401,7 +401,7 @@ def test_two_processes_that_convert_at_once_convert_once(folder):
 def test_killed_at_any_moment_of_a_conversion_the_next_run_works(tmp_path):
     folder = make_model(tmp_path / "mine", sizes={"n_vocab": 1024, "n_ctx": 64, "n_embd": 128, "n_head": 2,
                                                   "n_layer": 8})
-    python = subprocess.run([sys.executable, str(ROOT / "tests" / "kill_runs.py"), "convert", str(folder), "25"],
+    python = subprocess.run([sys.executable, str(ROOT / "tests" / "kill_runs.py"), str(folder), "25"],
                             capture_output=True, text=True, timeout=100)
     assert python.returncode == 0, python.stderr[-2000:]
     result = json.loads(python.stdout)
