@@ -160,8 +160,9 @@ class Encoder:
         never = [token for token in map(tokens.__getitem__, sorted(unmade))
                  if not (token.startswith("<") and token.endswith(">"))]
         if never:
-            raise ValueError(f"no merge makes the token {never[0]!a} (one of {len(never)}): {len(pairs)} merges do not "
-                             f"fit {len(tokens)} tokens; download both files again")
+            more = f" or {len(never) - 1} others" if never[1:] else ""
+            raise ValueError(f"no merge makes the token {never[0]!a}{more}: {len(pairs)} merges do not fit "
+                             f"{len(tokens)} tokens; download both files again")
         self.n_vocab = len(tokens)
         self.eot_token = vocabulary.get(END_OF_TEXT)
         self._tokens = tokens

@@ -1,4 +1,4 @@
-"""A model's folder: OpenAI's files become a tokenizer, a dict of sizes, and nested dicts of NumPy arrays.
+"""A model's folder, from OpenAI's files to nested dicts of NumPy arrays.
 
 A model is a folder with the files in which OpenAI published GPT-2: hparams.json (the sizes), encoder.json and vocab.bpe
 (the vocabulary), and a TensorFlow checkpoint (the weights). `load_encoder_hparams_and_params` finds it by its name,
@@ -125,12 +125,12 @@ def load_encoder_hparams_and_params(
 def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> Path:
     """The folder of a model by its name, as `load_encoder_hparams_and_params` takes it.
 
-    A folder of exactly that name comes first, then OpenAI's and Hugging Face's names, then any of them in other case.
-    An official model need not be on disk.
+    A folder of exactly that name comes first, then Hugging Face's names, then names that differ in case. An official
+    model need not be on disk.
     """
     models_dir = MODELS_DIR if models_dir is None else Path(models_dir)
     if not isinstance(model_size, str) or not re.fullmatch(r"[^/\\:\0]+", model_size) or set(model_size) == {"."}:
-        raise ValueError(f"{model_size!r} is not a model's name: give the name of a folder in {models_dir}, as 124M")
+        raise ValueError(f"{model_size!r} is not a model's name: give that of a folder in {models_dir}, such as 124M")
     names = [*_folders(models_dir), *MODEL_SIZES, BUNDLED_MODEL]
     same = [name for name in names if name.casefold() == model_size.casefold()]
     if model_size in names:
@@ -144,13 +144,12 @@ def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> 
     else:
         import difflib
 
-        there = available_models(models_dir)
-        close = difflib.get_close_matches(model_size, [*there, *MODEL_SIZES, *MODEL_ALIASES], n=1)
-        meant = f" (did you mean {close[0]!r}?)" if close else ""
-        raise FileNotFoundError(f"there is no model {model_size!r} in {models_dir}"
-                                f"{'' if models_dir.is_dir() else ', which does not exist'}{meant}: at hand "
-                                f"{'is' if len(there) == 1 else 'are'} {', '.join(there)}; "
-                                f"{', '.join(MODEL_SIZES)} are downloaded when they are named")
+        available = available_models(models_dir)
+        close = difflib.get_close_matches(model_size, [*available, *MODEL_SIZES, *MODEL_ALIASES], n=1)
+        where = f"{models_dir}{'' if models_dir.is_dir() else ', which is not a folder'}"
+        raise FileNotFoundError(f"there is no model {model_size!r} in {where}"
+                                f"{f' (did you mean {close[0]!r}?)' if close else ''}; available: "
+                                f"{', '.join(available)}; downloaded when named: {', '.join(MODEL_SIZES)}")
     bundled = name == BUNDLED_MODEL and not (models_dir / name).is_dir()
     return (MODELS_DIR if bundled else models_dir) / name
 
@@ -179,8 +178,8 @@ def _folders(models_dir):
 def missing_files(model_dir: str | os.PathLike) -> list[Path]:
     """Which of the files that a model needs are not in `model_dir`.
 
-    The data of a checkpoint may be missing where its converted copy is there: so a model can be shipped without
-    TensorFlow's file, and with it, without TensorFlow.
+    The checkpoint's data file may be missing if the converted weights are there: a model can be shipped with
+    params-*.npy and model.ckpt.index alone, and then loads without TensorFlow.
     """
     model_dir = Path(model_dir)
     missing = [model_dir / name for name in ("checkpoint", "hparams.json", *VOCABULARY_FILES)

@@ -1,7 +1,6 @@
-"""TensorFlow checkpoints in a model's folder: which files they are, and the tensors in them."""
+"""Reading TensorFlow checkpoints."""
 import contextlib
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +77,7 @@ def _checked_tensors(prefix, shapes, files):
         for name, shape in shapes.items():
             full_name = f"model/{name}"
             if full_name not in stored:
-                raise ValueError(f"{prefix} has no tensor {full_name}, which a GPT-2 of the sizes in hparams.json has")
+                raise ValueError(f"{prefix} has no tensor {full_name}, which the sizes in hparams.json require")
             if dtypes[full_name] != tf.float32:
                 raise ValueError(f"{prefix}: {full_name} is {dtypes[full_name].name}, it must be float32")
             if tuple(stored[full_name]) not in (shape, (1, *shape)):
@@ -87,8 +86,8 @@ def _checked_tensors(prefix, shapes, files):
         unused = _unused(stored, shapes)
         if unused:
             more = f" and {len(unused) - 1} more" if unused[1:] else ""
-            raise ValueError(f"{prefix} has the tensor {unused[0]}{more}, which a GPT-2 of the sizes in hparams.json "
-                             "has not: is n_layer too small?")
+            raise ValueError(f"{prefix} has the tensor {unused[0]}{more}, for which a GPT-2 of the sizes in "
+                             "hparams.json has no use: is n_layer too small?")
         n_bytes, needed = sum(file.stat().st_size for file in files[1:]), 4 * sum(map(np.prod, shapes.values()))
         if n_bytes < needed:
             raise ValueError(f"{prefix}.data-* is damaged: it has {n_bytes:,} bytes, but its tensors need {needed:,}; "
@@ -116,16 +115,16 @@ def _import_tensorflow():
 
 @contextlib.contextmanager
 def _path_for_tensorflow(prefix, files):
-    """The checkpoint's path, or, where TensorFlow would misread it, that of links to its files in a temporary folder.
+    """The checkpoint's path, or, if TensorFlow would misread it, the path of links to its files in a temporary folder.
 
-    TensorFlow takes * ? [ ] and \\ for a pattern, finds no file that matches it, and cannot take a path that is not
-    UTF-8 at all.
+    TensorFlow takes a path with * ? [ ] or \\ as a pattern, which no file matches, and refuses one that is not UTF-8.
     """
     misread = re.compile(r"[*?\[\]\\\ud800-\udfff]")
     path = prefix.as_posix()  # with / on Windows too
     if not misread.search(path):
         yield path
         return
+    import shutil
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +135,7 @@ def _path_for_tensorflow(prefix, files):
             link = Path(folder, "model.ckpt" + file.name[len(prefix.name) :])
             try:
                 link.symlink_to(file.absolute())
-            except OSError:  # Windows lets not everybody make links
+            except OSError:  # on Windows, making links takes a privilege
                 shutil.copyfile(file, link)
         yield Path(folder, "model.ckpt").as_posix()
 

@@ -29,7 +29,7 @@ def load(model_dir, index, shapes, read):
     """
     tensors = find(model_dir, index, shapes)
     if tensors is None:
-        checkpoint = read()  # raises here if files are missing or closed to us: the folder has no part in that
+        checkpoint = read()  # missing or unreadable files raise here: that is no reason to try without a copy
         try:
             with locked(model_dir):
                 tensors = find(model_dir, index, shapes)  # another process may have converted it meanwhile
@@ -44,7 +44,7 @@ def load(model_dir, index, shapes, read):
 
 
 def find(model_dir, index, shapes):
-    """(name, array) pairs over the converted copy in `model_dir` that fits, or None. The data files may be gone."""
+    """(name, array) pairs over the converted copy that fits the index, or None. It needs no data file."""
     return mapped(converted_file(model_dir, index, shapes), shapes)
 
 
@@ -132,7 +132,7 @@ def convert(model_dir, index, shapes, tensors):
                 file.write(array.data.cast("B"))
             file.flush()
             os.fsync(file.fileno())
-        if converted_file(model_dir, index, shapes) != path:  # by a training that goes on, for instance
+        if converted_file(model_dir, index, shapes) != path:  # a training that is still running, for instance
             raise OSError("the checkpoint has changed meanwhile")
         os.replace(partial, path)
     except BaseException:

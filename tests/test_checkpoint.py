@@ -71,9 +71,9 @@ def test_optimizer_slots_are_skipped(tmp_path):
     (lambda t: t.update({"h0/attn/c_attn/w": np.zeros((2, 8, 24), np.float32)}),
      r"model/h0/attn/c_attn/w has shape \[2, 8, 24\]"),
     (lambda t: t.update({"wpe": np.zeros((16, 8), np.float16)}), "model/wpe is float16, it must be float32"),
-    (lambda t: t.update({"h2/ln_1/g": np.ones(8, np.float32)}), "has the tensor model/h2/ln_1/g, which .* n_layer"),
+    (lambda t: t.update({"h2/ln_1/g": np.ones(8, np.float32)}), "has the tensor model/h2/ln_1/g, for which .* n_layer"),
     (lambda t: t.update({"lm_head": np.ones((8, 8), np.float32), "h2/mlp/c_fc/w": np.ones((8, 32), np.float32)}),
-     "has the tensor model/h2/mlp/c_fc/w and 1 more, which"),
+     "has the tensor model/h2/mlp/c_fc/w and 1 more, for which"),
 ])
 def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
@@ -185,7 +185,7 @@ def test_the_program_says_what_to_do_without_tensorflow(run, folder, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_a_closed_sys_stdout_is_no_fault(folder, monkeypatch):
+def test_a_checkpoint_is_read_with_a_closed_sys_stdout(folder, monkeypatch):
     closed = open(os.devnull, "w")
     closed.close()
     monkeypatch.setattr(sys, "stdout", closed)

@@ -184,9 +184,9 @@ GOOD_JSON, GOOD_BPE = json.dumps(plain_vocabulary(("a", "b"))[0]).encode(), b"#v
     (GOOD_JSON, b"#version: 0.2\na b c\n", "vocab.bpe, line 2: expected two tokens with a space between, got 'a b c'"),
     (GOOD_JSON, b"#version: 0.2\na b\nab\n", "vocab.bpe, line 3: expected two tokens"),
     (GOOD_JSON, b"#version: 0.2\n\xff\n", "vocab.bpe is not UTF-8 text .byte 14"),
-    (GOOD_JSON, b"", "no merge makes the token 'ab' .one of 1.: 0 merges do not fit 258 tokens"),
+    (GOOD_JSON, b"", "no merge makes the token 'ab': 0 merges do not fit 258 tokens"),
     (GOOD_JSON, b"#version: 0.2\n", "no merge makes the token 'ab'"),
-    (changed(abc=258), GOOD_BPE, "no merge makes the token 'abc' .one of 1.: 1 merges do not fit 259 tokens"),
+    (changed(abc=258), GOOD_BPE, "no merge makes the token 'abc': 1 merges do not fit 259 tokens"),
     (changed(**{"": 258}), GOOD_BPE, "no merge makes the token ''"),
 ])
 def test_malformed_vocabularies_are_refused(tmp_path, encoder_json, vocab_bpe, message):

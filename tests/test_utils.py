@@ -84,15 +84,15 @@ def test_upper_and_lower_case(folder):
     assert find_model("gpt2", folder.parent).name == "gpt2"
 
 
-def test_an_unknown_model_is_told_with_those_at_hand(folder):
+def test_an_unknown_model_is_refused_with_a_list_of_the_available_ones(folder):
     with pytest.raises(FileNotFoundError) as error:
         load_encoder_hparams_and_params("mone", folder.parent)
     assert str(error.value) == (
-        f"there is no model 'mone' in {folder.parent} (did you mean 'mine'?): at hand are mine, shakespeare; 124M, "
-        "355M, 774M, 1558M are downloaded when they are named")
+        f"there is no model 'mone' in {folder.parent} (did you mean 'mine'?); available: mine, shakespeare; "
+        "downloaded when named: 124M, 355M, 774M, 1558M")
     with pytest.raises(FileNotFoundError, match=r"did you mean 'shakespeare'\?"):
         find_model("shakespear", folder.parent)
-    with pytest.raises(FileNotFoundError, match="there is no model 'x' in .*typo, which does not exist: at hand is"):
+    with pytest.raises(FileNotFoundError, match="no model 'x' in .*typo, which is not a folder; available: shake"):
         find_model("x", folder / "typo")
 
 
@@ -198,7 +198,7 @@ def test_a_missing_file_is_named(folder, name):
 @pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
 @pytest.mark.parametrize("name", ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model.ckpt.index",
                                   "model.ckpt.data-00000-of-00001"])
-def test_a_named_pipe_is_no_file(folder, name):
+def test_a_named_pipe_counts_as_missing(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
@@ -226,7 +226,7 @@ def test_a_fine_tuned_models_own_checkpoint_name(folder):
     ({key: value for key, value in SIZES.items() if key != "n_ctx"}, "hparams.json has no n_ctx"),
     ({**SIZES, "n_vocab": 1025}, "encoder.json has 1024 tokens, but hparams.json says n_vocab = 1025"),
     ({**SIZES, "n_layer": 3}, "has no tensor model/h2/attn/c_attn/w"),
-    ({**SIZES, "n_layer": 1}, r"has the tensor model/h1/attn/c_attn/b and 11 more, which .* is n_layer too small\?"),
+    ({**SIZES, "n_layer": 1}, r"has the tensor model/h1/attn/c_attn/b and 11 more, .* is n_layer too small\?"),
     ({**SIZES, "n_ctx": 32}, r"model/wpe has shape \[16, 8\], but hparams.json needs \[32, 8\]"),
     ({**SIZES, "n_ctx": 10**7, "n_embd": 10**6, "n_layer": 1000}, r"model/wte has shape \[1024, 8\]"),
 ])
