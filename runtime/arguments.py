@@ -63,8 +63,8 @@ def _bind_command(commands, arguments, short):
         raise CommandLineError(f"which command? {', '.join(commands)}; --help says what they do")
     name = arguments[place].replace("-", "_")
     if name not in commands:
-        raise CommandLineError(f"unknown command {_quoted(arguments[place])}{_did_you_mean(name, commands)}: the "
-                               f"commands are {', '.join(commands)}")
+        raise CommandLineError(f"unknown command {_quoted(arguments[place])}{_did_you_mean(_close(name, commands))}: "
+                               f"the commands are {', '.join(commands)}; --help says what they do")
     return _bind_function(commands[name], arguments[:place] + arguments[place + 1 :], short, f"{_program()} {name}")
 
 
@@ -171,7 +171,7 @@ def _find(argument, options):
 def _is_mistyped(argument, options):
     """Whether an argument that is not an option was probably meant to be one."""
     match = re.fullmatch(r"(--?)([A-Za-z][\w-]*)(=.*)?", argument, re.S | re.A)
-    return match is not None and (match[1] == "--" or len(match[2]) == 1 or bool(_close(match[2], options)))
+    return match is not None and (match[1] == "--" or len(match[2]) == 1 or bool(_close(match[2], [*options, "help"])))
 
 
 def _place_of_command(arguments, commands, short):
@@ -199,14 +199,37 @@ def _place_of_command(arguments, commands, short):
 
 def _named(arguments, options):
     """The arguments, each with the name of its option: list of --name=value. Raises as `bind`."""
-    values: dict[str, tuple[str, str]] = {}  # name -> (value, what was typed)
-    texts = []  # the arguments without a name: (text, whether a "-" is only a dash)
+    values, texts = _separate(arguments, options)
+    by_place = [option for option in options.values() if option.by_place]
+    if len(texts) > len(by_place):
+        raise CommandLineError(f"{_quoted(texts[len(by_place)][0])} is one argument too many" +
+                               ("; a text of several words goes in quotes" if by_place else ": there are only options"))
+    if len(texts) == 1:
+        _check_stdin(texts[0][0], by_place, values)
+    for i, (option, (text, literal)) in enumerate(zip(by_place, texts)):
+        if text == "-" and option.type is str and not literal:
+            continue  # without a text, stdin is read
+        _add(values, option, text, text)
+        try:
+            option.convert(text)  # Fire does it again; that text was not meant for this option is known only here
+        except CommandLineError as error:
+            raise CommandLineError(f"{error}; a text of several words goes in quotes" if i else str(error)) from None
+    for option in options.values():
+        if option.required and option.name not in values:
+            raise CommandLineError(f"{option.name} is missing; --help says what it is")
+    return [f"--{name}={value}" for name, (value, _) in values.items()]
+
+
+def _separate(arguments, options):
+    """The options that are given, a dict {name: (value, as typed)}, and the other arguments, a list of (text, literal);
+    `literal` is False where a text of "-" means stdin."""
+    values: dict[str, tuple[str, str]] = {}
+    texts: list[tuple[str, bool]] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument == "--":
-            texts += [(text, True) for text in rest]
-            break
+            return values, texts + [(text, True) for text in rest]
         option, value = _find(argument, options)
         if option is None:
             if _is_mistyped(argument, options):
@@ -222,24 +245,7 @@ def _named(arguments, options):
             value = rest.pop(0)
             typed += " " + value
         _add(values, option, value, typed)
-    by_place = [option for option in options.values() if option.by_place]
-    if len(texts) > len(by_place):
-        raise CommandLineError(f"{_quoted(texts[len(by_place)][0])} is one argument too many" +
-                               ("; a text of several words goes in quotes" if by_place else ": there are only options"))
-    if len(texts) == 1:
-        _check_stdin(texts[0][0], by_place, values)
-    for option, (text, is_text) in zip(by_place, texts):
-        if text != "-" or is_text or option.type is not str:  # without a text, stdin is read
-            _add(values, option, text, text)
-    for option in options.values():
-        if option.required and option.name not in values:
-            raise CommandLineError(f"{option.name} is missing; --help says what it is")
-    for option, (text, _) in zip(by_place[1:], texts[1:]):
-        try:
-            option.convert(text)
-        except CommandLineError as error:
-            raise CommandLineError(f"{error}; a text of several words goes in quotes") from None
-    return [f"--{name}={value}" for name, (value, _) in values.items()]
+    return values, texts
 
 
 def _add(values, option, value, typed):
@@ -272,9 +278,9 @@ def stdin_has_text(seconds: float = 0.0) -> bool:
 
             select.select([0], [], [], seconds)
             return unread_bytes(0) > 0
+        return False
     except OSError:  # it is closed
-        pass
-    return False
+        return False
 
 
 def unread_bytes(fd: int) -> int:
@@ -289,7 +295,7 @@ def unread_bytes(fd: int) -> int:
 
 
 def _unknown(typed, options):
-    meant = _did_you_mean(typed.lstrip("-"), options, "--")
+    meant = _did_you_mean([f"--{name}" for name in _close(typed.lstrip("-"), [*options, "help"])])
     hint = "; a text that begins with a dash goes after --, as in: -- -text"
     if meant and typed.startswith("--"):
         hint = ""
@@ -300,14 +306,13 @@ def _close(name, names):
     """Those of `names` that were probably meant by `name`: the ones that begin with it, or similar ones."""
     import difflib
 
-    name, names = name.replace("-", "_"), [*names, "help"]
+    name = name.replace("-", "_")
     begin = [other for other in names if len(name) > 1 and other.startswith(name)]
     return begin or difflib.get_close_matches(name, names, n=2, cutoff=0.7)
 
 
-def _did_you_mean(name, names, dashes=""):
-    close = [dashes + other for other in _close(name, names)]
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+def _did_you_mean(names):
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
 def _quoted(text, most=60):

@@ -1,4 +1,4 @@
-"""The terminal: run a program on its command line, text in and out, notices, one-line errors, exit status.
+"""A program's terminal: its run from the command line to the exit status, its input, its output.
 
 How a program uses it (`arguments` says how signature and docstring become options and help):
 
