@@ -298,7 +298,7 @@ def test_any_arguments(arguments, component):
 
 
 @settings(max_examples=500, deadline=None, database=None)
-@given(st.text(max_size=20) | st.text("-ab =\n", max_size=8))
+@given((st.text(max_size=20) | st.text("-ab =\n", max_size=8)).filter(lambda text: text not in ("-h", "--help")))
 def test_any_text(text):
     assert called(["--", text]) == called([f"--prompt={text}"]) == DEFAULTS | {"prompt": text}
     try:
