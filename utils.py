@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -21,8 +22,9 @@ import numpy as np
 
 from encoder import Encoder, get_encoder
 from runtime import checkpoint, weights
-from runtime.download import download
+from runtime.download import download, without_password
 from runtime.lock import locked
+from runtime.official_files import CHECKS
 from runtime.terminal import notice
 
 MODELS_DIR = Path(__file__).resolve().parent / "models"  # wherever the program is started from
@@ -30,14 +32,15 @@ DEFAULT_MODEL, BUNDLED_MODEL = "124M", "shakespeare"
 MODEL_SIZES = ("124M", "355M", "774M", "1558M")  # OpenAI's names, and those that Hugging Face gave them:
 MODEL_ALIASES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 VOCABULARY_FILES = ("encoder.json", "vocab.bpe")
-FILES = ("checkpoint", "encoder.json", "hparams.json", "model.ckpt.data-00000-of-00001", "model.ckpt.index",
-         "model.ckpt.meta", "vocab.bpe")
+DATA_FILE = "model.ckpt.data-00000-of-00001"  # the weights; it comes after hparams.json, which says how many they are
+LARGEST_DATA_FILE = 6_230_444_800  # bytes: that of the 1558M; none of the other files has more than 2 MB
+FILES = ("checkpoint", "encoder.json", "hparams.json", DATA_FILE, "model.ckpt.index", "model.ckpt.meta", "vocab.bpe")
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # GPT2_BASE_URL in the environment replaces it
 SHA256 = {  # of the 124M's files; the vocabulary is the same for all four sizes
     "checkpoint": "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "hparams.json": "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
-    "model.ckpt.data-00000-of-00001": "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
+    DATA_FILE: "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
     "model.ckpt.index": "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
     "model.ckpt.meta": "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -49,8 +52,9 @@ SHA256 = {  # of the 124M's files; the vocabulary is the same for all four sizes
 def download_gpt2_files(model_size, model_dir):
     """Download the official files of a model into `model_dir`, those that are not there yet.
 
-    A file appears under its name only when it is whole and its checksum is right; until then it grows in
-    `NAME.part`, from which an interrupted download goes on. Two processes may do this at once: one waits.
+    A file appears under its name only when it is complete and verified: by its SHA-256 where that is known (all files
+    of the 124M; the vocabulary, which all sizes share), else by its length and its format. Until then it grows in
+    `NAME.part`, from which an interrupted download resumes. If two processes do this at once, one waits.
 
     Args:
         model_size: "124M", "355M", "774M" or "1558M".
@@ -59,17 +63,24 @@ def download_gpt2_files(model_size, model_dir):
     Raises:
         ValueError: no such model.
         ConnectionError: the server cannot be reached, or keeps failing.
-        OSError: the server refuses a file, a checksum is wrong, or the disk is full.
+        OSError: the server refuses a file or sends something else, or the disk is full.
     """
     if model_size not in MODEL_SIZES:
         raise ValueError(f"there is no official model {model_size!r}: choose one of {', '.join(MODEL_SIZES)}")
     model_dir = Path(model_dir)
     base_url = (os.environ.get("GPT2_BASE_URL") or BASE_URL).rstrip("/")
     with locked(model_dir):
-        for name in FILES:
-            if not (model_dir / name).exists():
-                sha256 = SHA256[name] if model_size == "124M" or name in VOCABULARY_FILES else None
-                download(f"{base_url}/{model_size}/{name}", model_dir / name, sha256)
+        missing = [name for name in FILES if not (model_dir / name).exists()]
+        if missing:
+            notice(f"downloading {model_size} from {without_password(base_url)} to {model_dir}")
+        for name in missing:
+            n_bytes, max_bytes = None, 2**24
+            if name == DATA_FILE:  # float32, and nothing but the weights
+                n_bytes = 4 * sum(math.prod(shape) for shape in parameter_shapes(load_hparams(model_dir)).values())
+                max_bytes = LARGEST_DATA_FILE
+            download(f"{base_url}/{model_size}/{name}", model_dir / name, length=n_bytes, max_length=max_bytes,
+                     sha256=SHA256[name] if model_size == "124M" or name in VOCABULARY_FILES else None,
+                     check=CHECKS.get(name))
 
 
 # --- a model's folder ---------------------------------------------------------------------------

@@ -1,7 +1,10 @@
-"""A real HTTP server of files that can do to a download what networks do."""
+"""Real servers that can do to a download what networks do."""
 import base64
 import hashlib
 import re
+import socket
+import ssl
+import struct
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,35 +18,52 @@ class FileServer:
 
     Attributes:
         faults: {path: list}; each request for a path takes the first of its list: an int is a status to answer with,
-            ("cut", n) breaks the connection after n bytes, ("hang", n) sends nothing more after them, and ("gone", n)
-            leaves the network for good; ("part", n) answers a range with its first n bytes alone, "whole" with all of
-            the file as if it were the range; "reset" resets at once, "corrupt" flips a byte, None serves as usual.
+            ("cut", n) closes the connection after n bytes, ("reset", n) resets it, ("hang", n) sends nothing more after
+            them, and ("gone", n) leaves the network for good; ("part", n) answers a range with its first n bytes alone,
+            "whole" with all of the file as if it were the range, ("more", n) with n bytes more than it announces;
+            "reset" closes without an answer, "corrupt" flips a byte, None serves as usual.
         ranges, etags, length, md5: whether the server knows them.
-        headers: dict of more headers, or such as replace its own.
+        headers: dict of more headers, or such as replace its own; headers_of_ranges: those of answers to ranges alone.
         chunked: whether bodies are sent in chunks.
+        connect: the status with which it answers CONNECT, as a proxy that refuses to.
         requests: list of (path, Range header or None), as they came; hosts: the Host header of each.
         delay: seconds to wait after each 64 KB.
+
+    Args:
+        files: dict {path: bytes}.
+        certificate: path of a PEM file with certificate and key, to serve over TLS.
     """
 
-    def __init__(self, files):
+    def __init__(self, files, certificate=None):
         self.files, self.faults, self.requests, self.hosts, self.headers = dict(files), {}, [], [], {}
         self.ranges = self.etags = self.length = True
-        self.md5, self.chunked, self.delay = False, False, 0
+        self.md5, self.chunked, self.delay, self.connect, self.headers_of_ranges = False, False, 0, 403, {}
         self.closing = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # a reset would drop what it holds back
 
             def do_GET(self):
                 outer.serve(self)
+
+            def do_CONNECT(self):
+                outer.requests.append((self.path, None))
+                self.close_connection = True
+                outer.head(self, outer.connect, {"Content-Length": "0", "Connection": "close"})
 
             def log_message(self, *arguments):
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True,
+                                                     do_handshake_on_connect=False)  # in the thread that serves it
+        self.address = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server.server_port}"
         self.url = f"{self.address}/models"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
 
@@ -71,15 +91,16 @@ class FileServer:
             return
         if fault == "reset":
             return
+        kind, n = fault if isinstance(fault, tuple) else (fault, None)
         start, status, headers = 0, 200, {"Connection": "close"}
-        if self.ranges and span and fault != "whole":
+        if self.ranges and span and kind != "whole":
             start = int(re.fullmatch(r"bytes=(\d+)-", span)[1])
             status = 206 if start < len(data) else 416
         end = len(data)
-        if isinstance(fault, tuple) and fault[0] == "part":
-            end = start + fault[1]
+        if kind == "part":
+            end = start + n
         body = data[start:end]
-        if fault == "whole":
+        if kind == "whole":
             status = 206
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
@@ -89,14 +110,16 @@ class FileServer:
             headers["Content-MD5"] = base64.b64encode(hashlib.md5(data).digest()).decode()
         if self.chunked:
             headers["Transfer-Encoding"] = "chunked"
-        elif self.length:
+        elif self.length and kind != "more":
             headers["Content-Length"] = str(len(body))
-        self.head(handler, status, headers | self.headers)
-        if fault == "corrupt":
+        self.head(handler, status, headers | self.headers | (self.headers_of_ranges if status == 206 else {}))
+        if kind == "corrupt":
             body = bytes([body[0] ^ 1]) + body[1:]
-        if isinstance(fault, tuple):
-            body = body[: fault[1]]
-        if isinstance(fault, tuple) and fault[0] == "gone":
+        if kind == "more":
+            body += bytes(n)
+        elif n is not None:
+            body = body[:n]
+        if kind == "gone":
             self.server.shutdown()
             self.server.server_close()
         try:
@@ -106,11 +129,13 @@ class FileServer:
                 if self.delay:
                     handler.wfile.flush()
                     time.sleep(self.delay)
-            if self.chunked and not isinstance(fault, tuple):
+            if self.chunked and (n is None or kind == "more"):
                 handler.wfile.write(b"0\r\n\r\n")
             handler.wfile.flush()
-            if isinstance(fault, tuple) and fault[0] == "hang":
+            if kind == "hang":
                 self.closing.wait(30)
+            if kind == "reset":
+                reset(handler.connection)
         except OSError:
             pass  # the client went away
 
@@ -119,3 +144,52 @@ class FileServer:
         for name, value in headers.items():
             handler.send_header(name, value)
         handler.end_headers()
+
+
+class RawServer:
+    """Answers each connection with the next of `answers`, bytes to be sent as they are, and closes it.
+
+    An answer may also be an iterable of bytes, which are sent one after the other until the client goes away.
+
+    Attributes:
+        n_requests: connections so far; n_sent: bytes sent so far.
+    """
+
+    def __init__(self, answers):
+        self.answers, self.n_requests, self.n_sent = iter(answers), 0, 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.serve)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        self.thread.join()
+
+    def serve(self):
+        for answer in self.answers:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:  # closed
+                return
+            self.n_requests += 1
+            with connection:
+                request = b""
+                while b"\r\n\r\n" not in request:
+                    request += connection.recv(65536) or b"\r\n\r\n"
+                try:
+                    for part in [answer] if isinstance(answer, bytes) else answer:
+                        connection.sendall(part)
+                        self.n_sent += len(part)
+                except OSError:
+                    pass  # the client went away
+
+
+def reset(connection):
+    """Close a socket with a reset instead of the usual farewell."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

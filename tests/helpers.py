@@ -97,8 +97,10 @@ def wait_for(condition, seconds=30):
 
 
 def error_line(result, status=1):
-    """The one line on stderr with which a process failed."""
+    """The one line on stderr with which a process failed; before it, a download may have been announced."""
     assert result.returncode == status, result.stderr
     assert result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
+    announcement, found, line = result.stderr.partition("error: ")
+    assert not announcement or announcement.startswith("downloading ") and announcement.count("\n") == 1, result.stderr
+    assert found and line.count("\n") == 1, result.stderr
+    return "error: " + line
