@@ -252,7 +252,7 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
 def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: str | None = None,
          models_dir: str | None = None, *, temperature: float = 0, top_k: int | None = None, top_p: float | None = None,
          seed: int | None = None, n_samples: int = 1, stop: str | None = None, echo: bool = False,
-         list_models: bool = False) -> None:
+         list_models: bool = False) -> str | None:
     """Continue a text with GPT-2.
 
     The continuation goes to stdout as it is made, everything else to stderr.
@@ -276,12 +276,12 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
 
     if list_models:
         print(*available_models(models_dir), sep="\n")
-        return
+        return None
     with terminal.argument_errors():  # before anything is downloaded
         check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     prompt = terminal.read_text(prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
-    stopwatch = terminal.Stopwatch()
+    stopwatch, texts = terminal.Stopwatch(), []
     for i in range(n_samples):
         with terminal.argument_errors():  # if the prompt does not fit into the context
             new_ids = generate_stream(encoder.encode(prompt) or encoder.new_text(), params, hparams["n_head"],
@@ -290,9 +290,10 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         if n_samples > 1:
             print("=" * 40, "SAMPLE", i + 1, "=" * 40)
         pieces = terminal.until(encoder.decode_stream(stopwatch(new_ids)), stop and terminal.unescape(stop))
-        text = terminal.print_pieces(pieces, before=prompt if echo else "")
-        terminal.end_line(text, anyway=n_samples > 1)
+        texts.append(terminal.print_pieces(pieces, before=prompt if echo else ""))
+        terminal.end_line(texts[-1], anyway=n_samples > 1)
     terminal.notice(stopwatch)
+    return "\n".join(texts)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Quiet ends while a program is still importing what it needs."""
+import os
 import sys
+
+INTERRUPTED = 130  # the exit status after Ctrl-C, as shells have it
 
 
 def guard_imports() -> None:
@@ -13,14 +16,30 @@ def guard_imports() -> None:
     import signal
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in a background job it is ignored: leave that
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, exit_interrupted)
+
+
+def exit_interrupted(*_) -> None:
+    """End the process, as a handler of SIGINT: nothing has begun, or all is done, so there is nothing to tidy up."""
+    end_line_of_terminal()
+    os._exit(INTERRUPTED)
+
+
+def end_line_of_terminal() -> None:
+    """Let the shell's prompt begin a line after Ctrl-C, which shows as ^C in the middle of one."""
+    for fd in (2, 1):
+        if os.isatty(fd):
+            os.write(fd, b"\n")
+            return
 
 
 def excepthook(kind, error: BaseException, traceback) -> None:
-    """As `sys.excepthook`: silent after Ctrl-C (Python then ends the process by SIGINT), one line for a package."""
-    if isinstance(error, ImportError):
+    """As `sys.excepthook`, but quiet after Ctrl-C, and one line for a package that cannot be imported."""
+    if isinstance(error, KeyboardInterrupt):
+        exit_interrupted()
+    elif isinstance(error, ImportError):
         print("error: " + one_line(error), file=sys.stderr)
-    elif not isinstance(error, KeyboardInterrupt):
+    else:
         sys.__excepthook__(kind, error, traceback)
 
 

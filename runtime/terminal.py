@@ -36,7 +36,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from runtime.arguments import CommandLineError, Component, bind, stdin_has_text, unread_bytes
-from runtime.startup import excepthook, one_line
+from runtime.startup import INTERRUPTED, end_line_of_terminal, exit_interrupted, one_line
 
 
 def notice(text: object) -> None:
@@ -52,8 +52,7 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
     """Run a function, or one of a dict of functions by its name, on the command line's arguments; then exit.
 
     Errors are one line on stderr. The exit status is 2 for what is wrong on the command line (`argument_errors`), 1 for
-    every other error, 141 where the reader of stdout has gone away. Ctrl-C ends the process by its signal, SIGINT:
-    shells show that as 130, begin a new line, and stop the loop that started the program.
+    every other error, 130 after Ctrl-C, 141 where the reader of stdout has gone away.
 
     Args:
         component: function, or dict {command: function}.
@@ -62,7 +61,7 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
     """
     if sys.stderr is None:  # closed by the caller: notices go nowhere
         sys.stderr = open(os.devnull, "w")
-    status, guarded = 0, signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # by `guard_imports`
+    status, guarded = 0, signal.getsignal(signal.SIGINT) is exit_interrupted  # by `guard_imports`
     try:
         if sys.stdout is None:
             raise OSError("stdout is closed: there is nowhere to write to")
@@ -77,9 +76,9 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
     except BaseException as error:
         if _is_interrupt(error):
             _flush_stdout()
-            sys.excepthook = excepthook
-            raise KeyboardInterrupt from None
-        if isinstance(error, BrokenPipeError):
+            end_line_of_terminal()
+            status = INTERRUPTED
+        elif isinstance(error, BrokenPipeError):
             status = 141
         elif isinstance(error, (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError)):
             notice(f"error: {one_line(error)}")
@@ -87,7 +86,7 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
         else:
             raise
     if guarded:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to tidy up
+        signal.signal(signal.SIGINT, exit_interrupted)  # nothing is left to tidy up
     _flush_stdout()
     sys.exit(status)
 

@@ -22,7 +22,8 @@ def blocks(language):
             if following and following[1] == "" and not text[block.end() : following.start()].strip():
                 shown = following[2]
             if block[1] == language:
-                params.append(pytest.param(block[2], shown, id=f"{path.name}:{text[: block.start()].count(chr(10)) + 1}"))
+                line = text[: block.start()].count("\n") + 1
+                params.append(pytest.param(block[2], shown, id=f"{path.name}:{line}"))
     return params
 
 
