@@ -35,7 +35,6 @@ from utils import (
 )
 
 DATA = f"355M/{DATA_FILE}"
-CERTIFICATE = TEST_DATA / "self-signed.pem"  # made with openssl, for 127.0.0.1, until 2125
 LENGTH = 300_000  # bytes of weights: those of HPARAMS
 HPARAMS = {"n_vocab": 7349, "n_ctx": 16, "n_embd": 10, "n_head": 2, "n_layer": 1}
 
@@ -816,14 +815,27 @@ def test_password_in_the_base_url_is_not_shown(server, tmp_path, monkeypatch, ca
     assert "cret" not in str(error.value) + capsys.readouterr().err
 
 
-def test_certificate_that_is_not_trusted(monkeypatch, tmp_path):
-    with serve(monkeypatch, contents(), CERTIFICATE) as server:
-        with pytest.raises(OSError, match="checkpoint: the server's certificate is not trusted .self.signed certificate"
-                                          ".; .*REQUESTS_CA_BUNDLE") as error:
+@pytest.fixture
+def certificates(tmp_path):
+    """(file of a certificate for 127.0.0.1 with its key, file of the authority that issued it)"""
+    import trustme
+
+    authority, ours, theirs = trustme.CA(), tmp_path / "server.pem", tmp_path / "authority.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(ours)
+    authority.cert_pem.write_to_path(theirs)
+    return ours, theirs
+
+
+def test_certificate_that_is_not_trusted(monkeypatch, tmp_path, certificates):
+    certificate, authority = certificates
+    tmp_path /= "model"
+    with serve(monkeypatch, contents(), certificate) as server:
+        with pytest.raises(OSError, match="checkpoint: the server's certificate is not trusted .unable to get local "
+                                          "issuer certificate.; .*REQUESTS_CA_BUNDLE") as error:
             download_gpt2_files("355M", tmp_path)
         assert not isinstance(error.value, ConnectionError) and "_ssl.c" not in str(error.value)
         assert server.requests == []
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
         monkeypatch.setenv("GPT2_BASE_URL", server.url.replace("127.0.0.1", "localhost"))
         with pytest.raises(OSError, match="not trusted .*not valid for 'localhost'"):
             download_gpt2_files("355M", tmp_path)
