@@ -11,6 +11,7 @@ from helpers import BUNDLED, MODELS, ROOT, read_png
 
 import lens
 from gpt2 import generate, gpt2
+from inside.pictures import legible
 from utils import load_encoder_hparams_and_params
 
 TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
@@ -365,7 +366,7 @@ def test_bar_plots_and_a_given_axes(shakespeare):
 
 
 def test_characters_that_the_font_lacks_are_named(shakespeare):
-    labels = lens._labels(["안", "·↵⇥", "🤖", "a" * 30])
+    labels = legible(["안", "·↵⇥", "🤖", "a" * 30])
     assert labels == ["<U+C548>", "·↵⇥", "<U+1F916>", "a" * 13 + "…"]
 
 

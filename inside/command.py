@@ -1,0 +1,184 @@
+"""Commands made from functions: text and options in, tables and a picture out."""
+import functools
+import inspect
+import os
+import re
+import shutil
+import sys
+import typing
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from inside.pictures import figure_class
+from runtime.terminal import notice, read_stdin
+from utils import load_encoder_hparams_and_params
+
+
+class Table(NamedTuple):
+    """Rows of str to print in columns: align has "<" or ">" for each; header may be None. If they do not fit into the
+    terminal's width they are printed in blocks, each of which repeats the first n_repeated columns."""
+
+    align: str
+    header: list[str] | None
+    rows: list[list[str]]
+    n_repeated: int = 0
+
+
+def command(function: Callable, table: Callable, plot: Callable, *, read: Callable | None = None) -> Callable:
+    """The command that asks `function` and prints its answer.
+
+    Its arguments are those of `read`, then those of `function` (without model and hook), then the keyword-only ones of
+    `table`, then --out, --model_size and --models_dir; its help is put together from their docstrings.
+
+    Args:
+        function: the question; its first parameter is a text unless it is the model.
+        table: function(result, **options) -> Table or list of Table.
+        plot: function(result, figure), draws the result.
+        read: gives the text of what stands on the command line; `read_text` if not given.
+    """
+    read = read or read_text
+    asks = inspect.signature(function).parameters
+    reads = inspect.signature(read).parameters if next(iter(asks)) != "model" else {}
+    options = {name: p for name, p in list(asks.items())[1:] if name not in ("model", "hook")}
+    prints = {name: p for name, p in inspect.signature(table).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    ends = inspect.signature(_finish).parameters
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        part = lambda names: {name: given[name] for name in names if name in given}
+        check_out(given.get("out"))
+        text = [read(**part(reads))] if reads else []
+        model = load(**part(("model_size", "models_dir")))
+        result = function(*text, model=model, **part(options))
+        print_tables(table(result, **part(prints)))
+        save(plot, result, given.get("out"))
+
+    parameters = [p.replace(kind=p.POSITIONAL_OR_KEYWORD, annotation=_terminal_type(p.annotation))
+                  for p in (*reads.values(), *options.values(), *prints.values(), *ends.values())]
+    signature = inspect.Signature(sorted(parameters, key=lambda p: p.default is not p.empty))
+    run.__signature__ = signature
+    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    documented = _arguments(read) | _arguments(function) | _arguments(table) | _arguments(_finish)
+    if reads:
+        documented |= _arguments(read)
+    run.__doc__ = "\n".join([_summary(function), "", "Args:",
+                             *(f"    {name}: {documented.get(name, '')}" for name in signature.parameters)])
+    del run.__wrapped__
+    return run
+
+
+def _finish(out: str | None = None, model_size: str | None = None, models_dir: str = "models"):
+    """
+    Args:
+        out: a file for the picture, .png, .pdf or .svg.
+        model_size: 124M (the default), 355M, 774M, 1558M, or the name of any folder in models_dir, as shakespeare.
+        models_dir: the folder of models; official ones are downloaded into it.
+    """
+
+
+def _terminal_type(annotation):
+    """str for whatever may be text, so that 123 arrives as text from a terminal; else as it is."""
+    return str if str in (annotation, *typing.get_args(annotation)) else annotation
+
+
+def _summary(function):
+    return " ".join(inspect.getdoc(function).partition("\n\n")[0].split())
+
+
+def _arguments(function):
+    """{name: description} of the section Args: of a docstring."""
+    section = re.search(r"^Args:\n((?: .*\n?|\n)*)", inspect.getdoc(function) or "", re.M)
+    entries = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", section[1] if section else "", re.M)
+    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+
+
+def load(model_size: str | None = None, models_dir: str = "models"):
+    """The model that a command asks."""
+    return load_encoder_hparams_and_params(model_size, models_dir)
+
+
+def read_text(text: str | None = None) -> str:
+    """The text of a command.
+
+    Args:
+        text: the text; without it, what is piped into stdin; an empty one starts a new text.
+    """
+    if text is not None:
+        return text
+    return "" if sys.stdin is None or sys.stdin.isatty() else read_stdin()
+
+
+def print_tables(tables: Table | list[Table], width: int | None = None):
+    """Print tables, an empty line between them, no wider than `width` columns (the terminal's, if there is one)."""
+    width = width or terminal_width()
+    for i, table in enumerate([tables] if isinstance(tables, Table) else tables):
+        if i:
+            print()
+        print_table(table, width)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or what COLUMNS says; without a limit where stdout is a file or a pipe."""
+    if "COLUMNS" in os.environ or sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return sys.maxsize
+
+
+def print_table(table: Table, width: int):
+    """Print a table no wider than `width` columns; a wide (East Asian) character counts twice."""
+    rows = table.rows if table.header is None else [table.header, *table.rows]
+    sizes = [max(map(_size, column), default=0) for column in zip(*rows, strict=True)]
+    fixed, blocks, used = list(range(table.n_repeated)), [], width + 1
+    for i in range(table.n_repeated, len(sizes)):
+        if used + 2 + sizes[i] > width and (table.n_repeated or not blocks):
+            blocks.append(list(fixed))
+            used = sum(sizes[j] + 2 for j in fixed) - 2
+        blocks[-1].append(i)
+        used += 2 + sizes[i]
+    for n, columns in enumerate(blocks):
+        if n:
+            print()
+        for row in rows:
+            cells = [_pad(row[i], sizes[i], table.align[i]) for i in columns]
+            print(_cut("  ".join(cells).rstrip(), width))
+
+
+def _size(text):
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _pad(cell, size, side):
+    space = " " * (size - _size(cell))
+    return space + cell if side == ">" else cell + space
+
+
+def _cut(line, width):
+    if _size(line) <= width:
+        return line
+    while _size(line) >= width:
+        line = line[:-1]
+    return line + "…"
+
+
+def check_out(out: str | None, endings: tuple[str, ...] = (".png", ".pdf", ".svg")):
+    """Refuse a picture that could not be written before anything is computed for it."""
+    if out is None:
+        return
+    if Path(out).suffix.lower() not in endings:
+        raise ValueError(f"--out {out}: the picture's file must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    if not Path(out).resolve().parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: the folder {Path(out).resolve().parent} does not exist")
+    figure_class()
+
+
+def save(plot: Callable, result, out: str | None):
+    """Write what `plot` draws of the result to the file `out`, if there is one. No display is needed."""
+    if out is None:
+        return
+    figure = figure_class()(layout="constrained")
+    plot(result, figure)
+    figure.savefig(out, dpi=100, bbox_inches="tight")
+    notice(f"the picture is in {out}")

@@ -1,0 +1,99 @@
+"""What would each layer predict?"""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2 import gpt2, layer_norm, softmax
+from inside.command import Table, command
+from inside.hooks import compose, record
+from inside.model import check_model, check_whole, model_name
+from inside.pictures import colour_bar, legible, new_axes, set_title, token_axis
+from inside.result import titled, with_title
+from inside.tokens import pieces_of, quote, tokens
+
+
+@titled
+class LogitLens(NamedTuple):
+    """What each layer would predict: pieces of the text; for the k likeliest next tokens after each layer and at each
+    position ids int [n_layer, n_seq, k], predictions (their pieces, an array of str) and probabilities float32, both
+    of the same shape."""
+
+    pieces: list[str]
+    ids: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+
+
+def logit_lens(text: str | Sequence[int], model, k: int = 1, hook=None) -> LogitLens:
+    """What each layer would predict at each position if it were the last: the logit lens (nostalgebraist,
+    "interpreting GPT: the logit lens", 2020, https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru).
+
+    The residual stream after a layer is read the way the model reads it after its last layer (`unembed`). So the last
+    layer's predictions are the model's own.
+
+    Args:
+        text, model: as in `tokens`.
+        k: how many predictions for each layer and position.
+        hook: as in `gpt2.gpt2`.
+
+    Returns:
+        LogitLens.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described, or the text is longer than the context.
+
+    >>> logit_lens("The king and the", model).predictions[:, -1, 0].tolist()
+    []
+    """
+    encoder, hparams, params = check_model(model)
+    check_whole("k", k, 1, hparams["n_vocab"], "the size of the vocabulary")
+    ids, pieces = tokens(text, model)
+    names = [f"blocks.{i}.resid_post" for i in range(hparams["n_layer"])]
+    seen = record(names)
+    gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, seen))
+    shape = (len(names), len(ids), k)
+    best, probabilities = np.empty(shape, np.intp), np.empty(shape, np.float32)
+    for i, name in enumerate(names):  # layer by layer: the logits of all layers at once may not fit into memory
+        p = softmax(unembed(seen[name], params))
+        best[i] = np.argsort(-p, axis=-1, kind="stable")[:, :k]
+        probabilities[i] = np.take_along_axis(p, best[i], axis=-1)
+    predictions = np.array(pieces_of(best.ravel(), encoder)).reshape(shape)
+    return with_title(LogitLens(pieces, best, predictions, probabilities),
+                      f"{model_name(model)}: what each layer would predict next in {quote(ids, encoder)}")
+
+
+def unembed(x, params):
+    """The residual stream x [n_seq, n_embd] of any layer as logits [n_seq, n_vocab]: the last norm, then wte."""
+    return layer_norm(x, **params["ln_f"]) @ params["wte"].T
+
+
+def table_logit_lens(result) -> Table:
+    """`LogitLens` as a table: a row for each token, a column for each layer."""
+    n_layer, n, k = result.ids.shape
+    return Table("><" + "<" * n_layer, ["", "token", *(f"layer {i}" for i in range(n_layer))],
+                 [[str(i) if j == 0 else "", result.pieces[i] if j == 0 else "",
+                   *(f"{result.predictions[m, i, j]} {result.probabilities[m, i, j]:.0%}" for m in range(n_layer))]
+                  for i in range(n) for j in range(k)], n_repeated=2)
+
+
+def plot_logit_lens(result, ax=None):
+    """Draw `LogitLens`: a row for each token, a column for each layer; in each cell the likeliest next token."""
+    n_layer, n, _ = result.ids.shape
+    ax = new_axes(ax, 2.6 + 0.8 * n_layer, 1.3 + min(40, 0.22 * n))
+    p = result.probabilities[:, :, 0].T  # [n_seq, n_layer]
+    image = ax.imshow(p, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    if n <= 180:
+        for i, row in enumerate(result.predictions[:, :, 0].T):
+            for j, label in enumerate(legible(row, longest=9)):
+                ax.text(j, i, label, ha="center", va="center", size=8, parse_math=False,
+                        color="black" if p[i, j] > 0.6 else "white")
+    token_axis(ax.yaxis, result.pieces)
+    ax.set_xticks(range(n_layer), range(n_layer))
+    ax.set(xlabel="after layer", ylabel="token")
+    set_title(ax, result.title)
+    colour_bar(image, ax, "probability of the prediction")
+    return ax
+
+
+show_logit_lens = command(logit_lens, table_logit_lens, plot_logit_lens)

@@ -1,0 +1,47 @@
+"""The model as the questions take it: (encoder, hparams, params), its name, checks of numbers against its sizes."""
+import numbers
+from typing import Any
+
+import numpy as np
+
+
+def check_model(model):
+    """`model` as (encoder, hparams, params).
+
+    Raises:
+        TypeError: it is something else, for instance the params alone.
+    """
+    wanted = "model must be (encoder, hparams, params), as load_encoder_hparams_and_params returns it"
+    if isinstance(model, dict):
+        kind = "params" if "wte" in model else "hparams" if "n_head" in model else "a dict"
+        raise TypeError(f"{wanted}, not {kind} alone")
+    if not isinstance(model, (tuple, list)):
+        raise TypeError(f"{wanted}, not {type(model).__name__}")
+    if len(model) != 3:
+        raise TypeError(f"{wanted}, not {len(model)} values")
+    encoder, hparams, params = model
+    if not isinstance(hparams, dict) or "n_head" not in hparams:
+        raise TypeError(f"{wanted}: the second value must be the dict of sizes, not {type(hparams).__name__}")
+    if not isinstance(params, dict) or "wte" not in params:
+        raise TypeError(f"{wanted}: the third value must be the dict of weights, not {type(params).__name__}")
+    return encoder, hparams, params
+
+
+def model_name(model) -> str:
+    """What titles call the model: the name of its folder, or its sizes where it was not loaded from one."""
+    hparams: dict[str, Any] = check_model(model)[1]
+    return hparams.get("name") or "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**hparams)
+
+
+def check_whole(name, value, low, high, what):
+    """TypeError or ValueError unless `value` is a whole number from `low` to `high`; `what` says what `high` is."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
+
+
+def check_choice(name, value, choices):
+    """ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

@@ -1,0 +1,76 @@
+"""Which token comes next?"""
+import math
+import numbers
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2 import gpt2, softmax
+from inside.command import Table, command
+from inside.model import check_model, check_whole, model_name
+from inside.pictures import bars
+from inside.result import titled, with_title
+from inside.tokens import pieces_of, quote, tokens
+
+
+@titled
+class NextTokens(NamedTuple):
+    """The k most likely next tokens, the likeliest first: ids int [k], pieces, probabilities float64 [k]."""
+
+    ids: np.ndarray
+    pieces: list[str]
+    probabilities: np.ndarray
+
+
+def next_tokens(text: str | Sequence[int], model, k: int = 10, temperature: float = 1, hook=None) -> NextTokens:
+    """The tokens that are most likely to follow a text, with their probabilities.
+
+    Args:
+        text, model: as in `tokens`.
+        k: how many tokens.
+        temperature: the logits are divided by it, as in sampling; 0 gives the likeliest token all the probability.
+        hook: as in `gpt2.gpt2`.
+
+    Returns:
+        NextTokens.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described, or the text is longer than the context.
+
+    >>> next_tokens("O Romeo, Romeo! wherefore art thou", model, k=2).pieces
+    ['·Rome', '·art']
+    """
+    encoder, hparams, params = check_model(model)
+    check_whole("k", k, 1, hparams["n_vocab"], "the size of the vocabulary")
+    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
+        raise TypeError(f"temperature must be a number, 0 or more, not {temperature!r}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a number, 0 or more, not {temperature!r}")
+    ids = tokens(text, model).ids
+    logits = gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=hook)[-1]
+    order = np.argsort(-logits, kind="stable")[:k]
+    if temperature == 0:
+        probabilities = np.eye(1, k)[0]
+    else:
+        logits = logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # a tiny temperature gives -inf, whose probability is 0
+            probabilities = softmax((logits - logits.max()) / temperature)[order]
+    at = "" if temperature == 1 else f" at temperature {temperature}"
+    return with_title(NextTokens(order, pieces_of(order, encoder), probabilities),
+                      f"{model_name(model)}: next token{at} after {quote(ids, encoder)}")
+
+
+def table_next_tokens(result) -> Table:
+    """`NextTokens` as a table."""
+    return Table("<>><", ["token", "id", "probability", ""],
+                 [[piece, str(i), f"{p:.2%}", "█" * round(40 * p) or "▏"] for i, piece, p in zip(*result, strict=True)])
+
+
+def plot_next_tokens(result, ax=None):
+    """Draw `NextTokens` as bars, the likeliest on top."""
+    return bars(ax, result.pieces, result.probabilities, [f"{p:.1%}" for p in result.probabilities],
+                "probability", "next token", result.title)
+
+
+show_next_tokens = command(next_tokens, table_next_tokens, plot_next_tokens)

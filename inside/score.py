@@ -1,0 +1,139 @@
+"""How likely is a text?"""
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2 import gpt2
+from inside.command import Table, command, read_text
+from inside.model import check_model, check_whole, model_name
+from inside.pictures import colour_bar, new_axes, set_title, token_axis
+from inside.result import titled, with_title
+from inside.tokens import end_of_text, quote, tokens
+from runtime.terminal import notice
+
+
+@titled
+class Score(NamedTuple):
+    """How likely a text is: ids int [n_seq], pieces, log_probs float64 [n_seq] (natural logarithms of each token's
+    probability after those before it), their total, n_bytes in UTF-8, bits_per_byte and perplexity."""
+
+    ids: np.ndarray
+    pieces: list[str]
+    log_probs: np.ndarray
+    total: float
+    n_bytes: int
+    bits_per_byte: float
+    perplexity: float
+
+
+def score(text: str | Sequence[int], model, stride: int | None = None, hook=None) -> Score:
+    """How likely the model finds a text: the log-probability of each token, the total, bits per byte, perplexity.
+
+    <|endoftext|> is put before the text, so that its first token is scored too. A text longer than the context is read
+    in windows of n_ctx tokens, each starting `stride` tokens after the one before; a window scores the tokens that are
+    new in it and has the others as context. A small stride gives each token more context, and takes longer.
+
+    bits_per_byte is the total in bits over the UTF-8 bytes of the text, which compares models of different
+    vocabularies (as in Gao et al., https://arxiv.org/abs/2101.00027); perplexity is exp(-total / n_seq).
+
+    Args:
+        text, model: as in `tokens`; the text must not be empty.
+        stride: how many tokens lie between the starts of two windows, 1 to n_ctx; half of n_ctx if not given. With
+            n_ctx the windows lie side by side, and each starts without context.
+        hook: as in `gpt2.gpt2`, called in each window.
+
+    Returns:
+        Score.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described.
+
+    >>> round(score("To be, or not to be", model).bits_per_byte, 1)
+    2.5
+    """
+    encoder, hparams, params = check_model(model)
+    n_ctx = hparams["n_ctx"]
+    stride = max(1, n_ctx // 2) if stride is None else stride
+    check_whole("stride", stride, 1, n_ctx, "the context, n_ctx")
+    if len(text) == 0:
+        raise ValueError("there is nothing to score: the text is empty")
+    ids, pieces = tokens(text, model)
+    inputs = np.concatenate([[end_of_text(encoder)], ids[:-1]])  # each token is predicted from the one before it
+    log_probs = np.empty(len(ids))
+    start = done = 0
+    while done < len(ids):
+        end = min(start + n_ctx, len(ids))
+        logits = gpt2(inputs[start:end], **params, n_head=hparams["n_head"], n_logits=end - done, hook=hook)
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        right = shifted[np.arange(end - done), ids[done:end]]
+        log_probs[done:end] = right - np.log(np.exp(shifted, out=shifted).sum(axis=-1, dtype=np.float64))
+        start, done = start + stride, end
+    total = float(log_probs.sum())
+    n_bytes = sum(len(encoder.token_bytes(i)) for i in ids)
+    with np.errstate(over="ignore"):
+        perplexity = float(np.exp(-total / len(ids)))
+    result = Score(ids, pieces, log_probs, total, n_bytes, -total / math.log(2) / n_bytes, perplexity)
+    return with_title(result, f"{model_name(model)}: {result.bits_per_byte:.3f} bits per byte, perplexity "
+                              f"{perplexity:,.1f} in {quote(ids, encoder)}")
+
+
+def read_text_or_file(text: str | None = None, *, file: str | None = None) -> str:
+    """The text to score.
+
+    Args:
+        text: the text; without it and without a file, what is piped into stdin.
+        file: a file of UTF-8 text to score instead.
+    """
+    if file is None:
+        return read_text(text)
+    if text is not None:
+        raise ValueError(f"score a text or a file, not both: got {text!r} and --file {file}")
+    try:
+        return Path(file).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: byte 0x{error.object[error.start]:02X} at {error.start}; "
+                         "convert it first, for instance with iconv") from None
+
+
+def table_score(result, *, each: bool | None = None) -> list[Table]:
+    """`Score` as tables: the tokens, then the totals.
+
+    Args:
+        each: True or False, whether to list each token; without it, a text of up to 256 tokens is listed.
+    """
+    if each is not None and not isinstance(each, bool):
+        raise TypeError(f"each must be True or False, not {each!r}")
+    n, listed = len(result.ids), []
+    if each is None and n > 256:
+        notice(f"the text has {n:,} tokens, which are not listed; --each True lists them")
+    elif each is not False:
+        listed = [Table("<>>>", ["token", "id", "log-probability", "probability"],
+                        [[piece, str(i), f"{p:.4f}", f"{math.exp(p):.2%}"]
+                         for i, piece, p in zip(result.ids, result.pieces, result.log_probs, strict=True)])]
+    return [*listed, Table("<>", None, [["tokens", f"{len(result.ids):,}"], ["bytes", f"{result.n_bytes:,}"],
+                                        ["total log-probability", f"{result.total:.3f}"],
+                                        ["total in bits", f"{-result.total / math.log(2):.3f}"],
+                                        ["bits per byte", f"{result.bits_per_byte:.4f}"],
+                                        ["perplexity", f"{result.perplexity:,.3f}"]])]
+
+
+def plot_score(result, ax=None):
+    """Draw `Score`: the surprisal of each token in bits, high where the model did not expect it."""
+    bits = -result.log_probs / math.log(2)
+    ax = new_axes(ax, 1.2 + min(16, max(4, 0.2 * len(bits))), 3.4)
+    from matplotlib import cm, colors
+
+    norm = colors.Normalize(0, max(1, bits.max()))
+    ax.bar(range(len(bits)), bits, width=0.9 if len(bits) < 200 else 1, color=cm.viridis_r(norm(bits)))
+    token_axis(ax.xaxis, result.pieces)
+    ax.set(xlim=(-0.6, len(bits) - 0.4), xlabel="token", ylabel="surprisal in bits")
+    set_title(ax, result.title)
+    colour_bar(cm.ScalarMappable(norm, "viridis_r"), ax, "bits")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+show_score = command(score, table_score, plot_score, read=read_text_or_file)

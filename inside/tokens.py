@@ -1,0 +1,151 @@
+"""Which tokens is a text cut into?"""
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from runtime.checks import check_ids
+from inside.command import Table, command
+from inside.model import check_model, model_name
+from inside.pictures import legible, new_axes, set_title
+from inside.result import titled, with_title
+
+VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥"}
+
+
+@titled
+class Tokens(NamedTuple):
+    """A text's tokens: ids int [n_seq], and the piece (str) of each."""
+
+    ids: np.ndarray
+    pieces: list[str]
+
+
+def tokens(text: str | Sequence[int], model) -> Tokens:
+    """The tokens of a text: their ids and pieces.
+
+    Args:
+        text: str, or a sequence of ids. An empty text becomes the one token <|endoftext|>, from which the model
+            starts a new text.
+        model: (encoder, hparams, params), as `utils.load_encoder_hparams_and_params` returns it.
+
+    Returns:
+        Tokens.
+
+    Raises:
+        TypeError, ValueError: an id is not in the vocabulary; the text is empty and the vocabulary has no
+            <|endoftext|>.
+
+    >>> tokens("O Romeo", model).pieces
+    ['O', '·Romeo']
+    """
+    encoder, hparams, _ = check_model(model)
+    ids = text
+    if isinstance(text, str):
+        if encoder is None:
+            raise TypeError(f"this model has no tokenizer (encoder is None): give token ids, not the text {text!r}")
+        ids = encoder.encode(text) or [end_of_text(encoder)]
+    ids = check_ids(ids, hparams["n_vocab"])
+    return with_title(Tokens(ids, pieces_of(ids, encoder)), f"{model_name(model)}: {len(ids)} tokens and their ids")
+
+
+def pieces_of(ids, encoder) -> list[str]:
+    """The piece of each id; #17 where there is no tokenizer."""
+    return [f"#{i}" if encoder is None else visible(encoder.token_bytes(i)) for i in ids]
+
+
+def visible(data: bytes) -> str:
+    """A token's bytes as a piece, a str in which nothing is invisible: b" caf\\xc3" -> "·caf<0xC3>"."""
+    piece = ""
+    for character in data.decode("utf-8", errors="surrogateescape"):
+        if "\udc80" <= character <= "\udcff":  # a byte that is only part of a character
+            piece += f"<0x{ord(character) - 0xDC00:02X}>"
+        elif character in VISIBLE:
+            piece += VISIBLE[character]
+        elif unicodedata.category(character)[0] in "CZM":  # control characters, other spaces, accents on nothing
+            piece += f"<U+{ord(character):04X}>"
+        else:
+            piece += character
+    return piece
+
+
+def end_of_text(encoder) -> int:
+    """The id of <|endoftext|>; ValueError if the vocabulary has none."""
+    if encoder.eot_token is None:
+        raise ValueError("this vocabulary has no <|endoftext|> to start a text from")
+    return encoder.eot_token
+
+
+def one_token(token: str | int, model, name: str = "token") -> int:
+    """The id of a token that is given as its text or its id.
+
+    Args:
+        token: str that is exactly one token, as " king"; or its id, as an int or as text, "#464".
+        model: as in `tokens`.
+        name: what the error calls it.
+
+    Raises:
+        TypeError, ValueError: the text is not exactly one token (the message gives its pieces), or the id is not in
+            the vocabulary.
+    """
+    encoder, hparams, _ = check_model(model)
+    if not isinstance(token, str):
+        return int(check_ids([token], hparams["n_vocab"])[0])
+    if not token:
+        raise ValueError(f"{name} is empty: it must be one token, for instance ' king'")
+    ids = tokens(token, model).ids if encoder is not None else []
+    if len(ids) == 1:
+        return int(ids[0])
+    if re.fullmatch(r"#\d+", token):
+        return int(check_ids([int(token[1:])], hparams["n_vocab"])[0])
+    if encoder is None:
+        raise TypeError(f"this model has no tokenizer (encoder is None): give the id of {name}, not {token!r}")
+    with_space = encoder.encode(" " + token)
+    hint = f"; ' {token}', with a space before it, is one" if len(with_space) == 1 else ""
+    pieces = " ".join(pieces_of(ids, encoder))
+    raise ValueError(f"{name} must be one token, but {token!r} is {len(ids)}: {pieces}{hint}")
+
+
+def quote(ids, encoder, longest: int = 50) -> str:
+    """The text of some ids as a title quotes it: in one line, a long one without its middle."""
+    text = " ".join(pieces_of(ids, encoder)) if encoder is None else visible(encoder.decode(ids).encode())
+    text = text.replace("·", " ").strip()
+    if len(text) > longest:
+        text = text[: longest // 2].rstrip() + " … " + text[-(longest // 2) :].lstrip()
+    return f"“{text}”"
+
+
+def table_tokens(result) -> Table:
+    """`Tokens` as a table."""
+    return Table("><>", ["", "token", "id"],
+                 [[str(n), piece, str(i)] for n, (i, piece) in enumerate(zip(result.ids, result.pieces, strict=True))])
+
+
+def plot_tokens(result, ax=None):
+    """Draw `Tokens`: each piece in a box as wide as its text, its id below it."""
+    labels = legible(result.pieces)
+    widths = [max(len(label), len(str(i))) + 1 for label, i in zip(labels, result.ids, strict=True)]
+    places, x, y = [], 0, 0
+    for width in widths:
+        if x and x + width > 80:
+            x, y = 0, y + 1
+        places.append((x, y))
+        x += width
+    right = max(place[0] + width for place, width in zip(places, widths, strict=True))
+    ax = new_axes(ax, 0.5 + 0.105 * max(right, 30), 0.9 + 0.5 * (y + 1))
+    from matplotlib.patches import Rectangle
+
+    for n, ((x, y), width, label, i) in enumerate(zip(places, widths, labels, result.ids, strict=True)):
+        ax.add_patch(Rectangle((x + 0.1, y + 0.06), width - 0.2, 0.88, facecolor=f"C{n % 10}", alpha=0.3))
+        for text, dy, size in ((label, 0.36, 9), (str(i), 0.72, 7)):
+            ax.text(x + width / 2, y + dy, text, ha="center", va="center", size=size, family="monospace",
+                    parse_math=False)
+    ax.set(xlim=(0, max(right, 30)), ylim=(y + 1, 0), xticks=[], yticks=[])
+    set_title(ax, result.title)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+show_tokens = command(tokens, table_tokens, plot_tokens)
