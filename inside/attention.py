@@ -9,7 +9,7 @@ from gpt2 import gpt2
 from inside.command import Table, command
 from inside.hooks import compose, record
 from inside.model import check_model, check_whole, model_name
-from inside.pictures import MASKED, colour_bar, new_axes, set_title, token_axis
+from inside.pictures import LINE, MASKED, colour_bar, new_axes, set_title, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
 
@@ -80,11 +80,13 @@ def table_attention(result, *, k: int = 3) -> Table:
 def plot_attention(result, ax=None):
     """Draw `Attention`: one heat map for each head, a row for each query; what the causal mask hides is grey."""
     n_head, n, _ = result.pattern.shape
-    n_columns = math.ceil(math.sqrt(n_head)) if n_head > 1 else 1
+    n_columns = math.ceil(math.sqrt(n_head))
     n_rows = -(-n_head // n_columns)
-    cell = max(2.4 if n_head > 1 else 3.5, min(0.13 if n_head > 1 else 0.19, 14 / n) * n) / n  # inches
-    gap = 0.35 / cell if n_head > 1 else 0  # in tokens: room for the head's name
-    ax = new_axes(ax, 2.2 + n_columns * (n + gap) * cell, 1.8 + n_rows * (n + gap) * cell)
+    side, space = max(2.4, 0.13 * n) if n_head > 1 else max(3.5, 0.19 * n), 0.35 if n_head > 1 else 0  # inches
+    ax, width, height = new_axes(ax, min(17.8, n_columns * (side + space)), n_rows * (side + space), margins=(2.2, 1.8))
+    space = min(space, 0.2 * min(width / n_columns, height / n_rows))  # for the head's name
+    side = min(width / n_columns, height / n_rows) - space  # the Axes has equal units
+    gap = space / side * n  # in tokens
     from matplotlib import colormaps
 
     colours = colormaps["viridis"].with_extremes(bad=MASKED)
@@ -94,15 +96,16 @@ def plot_attention(result, ax=None):
         image = ax.imshow(np.ma.array(pattern, mask=hidden), cmap=colours, vmin=0, vmax=1, interpolation="nearest",
                           extent=(x - 0.5, x + n - 0.5, y + n - 0.5, y - 0.5))
         if n_head > 1:
-            ax.text(x + (n - 1) / 2, y - 0.5 - 0.2 * gap, f"head {head}", ha="center", va="bottom", size=9)
+            ax.text(x + (n - 1) / 2, y - 0.5 - 0.2 * gap, f"head {head}", ha="center", va="bottom",
+                    size=min(9, 0.7 * space / LINE))
     size = 7 if n_head > 1 else 8
-    token_axis(ax.xaxis, result.pieces, sorted({x for x, _ in places}), size)
-    token_axis(ax.yaxis, result.pieces, sorted({y for _, y in places}), size)
+    token_axis(ax.xaxis, result.pieces, side, sorted({x for x, _ in places}), size)
+    token_axis(ax.yaxis, result.pieces, side, sorted({y for _, y in places}), size)
     ax.set(xlim=(-0.5, n_columns * (n + gap) - gap - 0.5), ylim=(n_rows * (n + gap) - gap - 0.5, -0.5 - gap),
            xlabel="token looked at (key)", ylabel="token that looks (query)")
-    set_title(ax, result.title)
+    set_title(ax, result.title, width)
     ax.spines[:].set_visible(False)
-    colour_bar(image, ax, "attention (grey: masked, it comes later)")
+    colour_bar(image, ax, "attention (grey: masked, it comes later)", n_rows * (side + space))
     return ax
 
 

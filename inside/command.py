@@ -1,5 +1,4 @@
 """Commands made from functions: text and options in, tables and a picture out."""
-import functools
 import inspect
 import os
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inside.pictures import figure_class
-from runtime.terminal import notice, read_stdin
+from runtime.terminal import CommandLineError, notice, read_stdin
 from utils import load_encoder_hparams_and_params
 
 
@@ -29,48 +28,51 @@ class Table(NamedTuple):
 def command(function: Callable, table: Callable, plot: Callable, *, read: Callable | None = None) -> Callable:
     """The command that asks `function` and prints its answer.
 
-    Its arguments are those of `read`, then those of `function` (without model and hook), then the keyword-only ones of
-    `table`, then --out, --model_size and --models_dir; its help is put together from their docstrings.
+    Its arguments are those of `read`, those of `function` (without model and hook), the keyword-only ones of `table`,
+    then --out, --model_size and --models_dir; its help comes from their docstrings.
 
     Args:
-        function: the question; its first parameter is a text unless it is the model.
+        function: the question; its first parameter is a text, unless that is the model.
         table: function(result, **options) -> Table or list of Table.
-        plot: function(result, figure), draws the result.
-        read: gives the text of what stands on the command line; `read_text` if not given.
+        plot: function(result, figure) that draws the result.
+        read: function(text, **options) -> the text to ask about; `read_text` if not given.
     """
-    read = read or read_text
-    asks = inspect.signature(function).parameters
-    reads = inspect.signature(read).parameters if next(iter(asks)) != "model" else {}
-    options = {name: p for name, p in list(asks.items())[1:] if name not in ("model", "hook")}
-    prints = {name: p for name, p in inspect.signature(table).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    ends = inspect.signature(_finish).parameters
+    asks = list(inspect.signature(function).parameters.values())
+    stages = {"read": [], "ask": [p for p in asks if p.name not in ("model", "hook")],
+              "print": [p for p in inspect.signature(table).parameters.values() if p.kind is p.KEYWORD_ONLY],
+              "finish": list(inspect.signature(_finish).parameters.values())}
+    reader = read or read_text
+    if asks[0].name != "model":
+        stages["read"], stages["ask"] = list(inspect.signature(reader).parameters.values()), stages["ask"][1:]
+    parameters = [p for stage in stages.values() for p in stage]
+    needed = [p.name for p in parameters if p.default is p.empty]
 
-    @functools.wraps(function)
     def run(*args, **kwargs):
-        given = signature.bind(*args, **kwargs).arguments
-        part = lambda names: {name: given[name] for name in names if name in given}
+        given = run.__signature__.bind(*args, **kwargs).arguments
+        for name in needed:
+            if given.get(name) is None:
+                raise CommandLineError(f"{name} is missing: --help says what it is")
+        part = lambda stage: {p.name: given[p.name] for p in stages[stage] if p.name in given}
         check_out(given.get("out"))
-        text = [read(**part(reads))] if reads else []
-        model = load(**part(("model_size", "models_dir")))
-        result = function(*text, model=model, **part(options))
-        print_tables(table(result, **part(prints)))
+        texts = [reader(**part("read"))] if stages["read"] else []
+        model = load(**{name: value for name, value in part("finish").items() if name != "out"})
+        result = function(*texts, model=model, **part("ask"))
+        print_tables(table(result, **part("print")))
         save(plot, result, given.get("out"))
 
-    parameters = [p.replace(kind=p.POSITIONAL_OR_KEYWORD, annotation=_terminal_type(p.annotation))
-                  for p in (*reads.values(), *options.values(), *prints.values(), *ends.values())]
-    signature = inspect.Signature(sorted(parameters, key=lambda p: p.default is not p.empty))
-    run.__signature__ = signature
-    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    documented = _arguments(read) | _arguments(function) | _arguments(table) | _arguments(_finish)
-    if reads:
-        documented |= _arguments(read)
-    run.__doc__ = "\n".join([_summary(function), "", "Args:",
-                             *(f"    {name}: {documented.get(name, '')}" for name in signature.parameters)])
-    del run.__wrapped__
+    documented = {}
+    for documents in (_finish, table, function, reader):
+        documented |= _arguments(documents)
+    run.__name__ = run.__qualname__ = function.__name__
+    run.__doc__ = "\n".join([_summary(function), "", "Args:", *(f"    {p.name}: {documented[p.name]}"
+                                                               for p in parameters)])
+    ordered = sorted((_terminal_parameter(p) for p in parameters), key=lambda p: p.kind)
+    run.__signature__ = inspect.Signature(ordered)
+    run.__annotations__ = {p.name: p.annotation for p in ordered}
     return run
 
 
-def _finish(out: str | None = None, model_size: str | None = None, models_dir: str = "models"):
+def _finish(*, out: str | None = None, model_size: str | None = None, models_dir: str = "models"):
     """
     Args:
         out: a file for the picture, .png, .pdf or .svg.
@@ -79,9 +81,12 @@ def _finish(out: str | None = None, model_size: str | None = None, models_dir: s
     """
 
 
-def _terminal_type(annotation):
-    """str for whatever may be text, so that 123 arrives as text from a terminal; else as it is."""
-    return str if str in (annotation, *typing.get_args(annotation)) else annotation
+def _terminal_parameter(parameter):
+    """A function's parameter as one of a command: what may be text is text, and nothing is required after a text that
+    may come from stdin."""
+    may_be_text = str in (parameter.annotation, *typing.get_args(parameter.annotation))
+    return parameter.replace(annotation=str if may_be_text else parameter.annotation,
+                             default=None if parameter.default is parameter.empty else parameter.default)
 
 
 def _summary(function):

@@ -8,7 +8,7 @@ from gpt2 import gpt2, layer_norm, softmax
 from inside.command import Table, command
 from inside.hooks import compose, record
 from inside.model import check_model, check_whole, model_name
-from inside.pictures import colour_bar, legible, new_axes, set_title, token_axis
+from inside.pictures import CHARACTER, LINE, colour_bar, legible, new_axes, number_axis, set_title, token_axis
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 
@@ -80,19 +80,23 @@ def table_logit_lens(result) -> Table:
 def plot_logit_lens(result, ax=None):
     """Draw `LogitLens`: a row for each token, a column for each layer; in each cell the likeliest next token."""
     n_layer, n, _ = result.ids.shape
-    ax = new_axes(ax, 2.6 + 0.8 * n_layer, 1.3 + min(40, 0.22 * n))
+    ax, width, height = new_axes(ax, 0.8 * n_layer, 0.22 * n if n < 80 else 0.115 * n, margins=(2.6, 1.5))
     p = result.probabilities[:, :, 0].T  # [n_seq, n_layer]
     image = ax.imshow(p, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    if n <= 180:
+    size = min(8, 0.95 * height / n / LINE)
+    longest = min(9, int(width / n_layer / (size * CHARACTER)))  # characters in a cell
+    if size >= 5 and longest >= 3:
         for i, row in enumerate(result.predictions[:, :, 0].T):
-            for j, label in enumerate(legible(row, longest=9)):
-                ax.text(j, i, label, ha="center", va="center", size=8, parse_math=False,
+            for j, label in enumerate(legible(row, longest)):
+                ax.text(j, i, label, ha="center", va="center", size=size, parse_math=False,
                         color="black" if p[i, j] > 0.6 else "white")
-    token_axis(ax.yaxis, result.pieces)
-    ax.set_xticks(range(n_layer), range(n_layer))
+    token_axis(ax.yaxis, result.pieces, height, size=min(8, max(6.5, size)))
+    number_axis(ax.xaxis, n_layer, width)
+    if n > 40:  # too far to look down to the bottom
+        ax.tick_params("x", top=True, labeltop=True)
     ax.set(xlabel="after layer", ylabel="token")
-    set_title(ax, result.title)
-    colour_bar(image, ax, "probability of the prediction")
+    set_title(ax, result.title, width + 2)
+    colour_bar(image, ax, "probability of the prediction", min(height, 4))
     return ax
 
 

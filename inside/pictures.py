@@ -1,11 +1,18 @@
-"""What the pictures share: axes, titles, labels, colour bars, bars.
+"""What the pictures share: axes, titles, labels, colour bars, bars, grids.
 
 A plot function draws on `ax`, a matplotlib Axes, and returns it. Without one, pyplot makes a figure of a fitting size
 (which a notebook shows); an empty Figure is given that size and an Axes. All raise ImportError without matplotlib.
+Figures are at most LARGEST inches wide and high; what is too much for that, or for the caller's Axes, has fewer labels.
 """
+import math
 import textwrap
 
+import numpy as np
+
+LARGEST = 20  # inches: 2,000 pixels at 100 to the inch
 MASKED = "0.8"  # the grey of what a query must not see
+CHARACTER = 0.6 / 72  # width of an average character of a font of size 1, in inches
+LINE = 1.1 / 72  # height of its line
 
 
 def figure_class():
@@ -18,35 +25,56 @@ def figure_class():
     return Figure
 
 
-def new_axes(ax, width, height):
-    """The Axes to draw on; where a new one is made, the figure has this size in inches."""
+def new_axes(ax, width, height, margins=(1.2, 1.0)):
+    """(Axes to draw on, its width, its height), in inches.
+
+    Where a new Axes is made it gets this size, as far as a figure of LARGEST inches allows, and the figure `margins`
+    for labels; the caller's Axes stays as it is.
+    """
     Figure = figure_class()
+    if ax is not None and not isinstance(ax, Figure):
+        box = ax.get_window_extent()
+        return ax, box.width / ax.figure.dpi, box.height / ax.figure.dpi
+    size = [min(LARGEST, inner + margin) for inner, margin in zip((width, height), margins, strict=True)]
     if ax is None:
         from matplotlib import pyplot
 
-        return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
-    if isinstance(ax, Figure):
-        ax.set_size_inches(width, height)
-        return ax.add_subplot()
-    return ax
+        figure = pyplot.figure(figsize=size, layout="constrained")
+    else:
+        figure = ax
+        figure.set_size_inches(size)
+    return figure.add_subplot(), size[0] - margins[0], size[1] - margins[1]
 
 
-def set_title(ax, title):
-    """The title, in as many lines as the width of the Axes needs."""
-    width = ax.get_window_extent().width / ax.figure.dpi  # inches
+def set_title(ax, title, width, size=10):
+    """The title, in as many lines as `width` inches need, at most four."""
     (title,) = legible([title], longest=10**6)
-    ax.set_title("\n".join(textwrap.wrap(title, max(20, int(width / 0.09)))), size=10, parse_math=False)
+    lines = textwrap.wrap(title, max(16, int(width / (size * CHARACTER))), max_lines=4, placeholder=" …")
+    ax.set_title("\n".join(lines), size=size, parse_math=False)
 
 
-def token_axis(axis, pieces, starts=(0,), size=8):
-    """Label an axis with tokens, once from each of the places `starts`; of more than 100 tokens only every so many."""
-    step = -(-len(pieces) // 100)
-    labels = legible(pieces[::step])
+def token_axis(axis, pieces, inches, starts=(0,), size=8):
+    """Label an axis with tokens, once from each of the places `starts`.
+
+    Where the `inches` for one row of tokens do not give each a line of its own, only every so many are labelled.
+    """
+    step = max(1, math.ceil(len(pieces) * size * LINE / max(inches, 1e-3) - 0.01))
+    labels = legible(pieces[::step]) if step <= len(pieces) else []
     axis.set_ticks([start + i * step for start in starts for i in range(len(labels))], labels=labels * len(starts),
                    size=size, parse_math=False)
     axis.set_tick_params(length=2)
     if axis.axis_name == "x":
         axis.set_tick_params(rotation=90)
+
+
+def number_axis(axis, n, inches, size=8, starts=(0,)):
+    """Label an axis with the numbers 0 to n - 1, as many of them as have room in `inches`, from each of `starts`."""
+    room = size * (LINE if axis.axis_name == "y" else (len(str(n - 1)) + 1) * CHARACTER)
+    step = max(1, math.ceil(n * room / max(inches, 1e-3) - 0.01))
+    ticks = range(0, n, step)
+    labels = list(map(str, ticks)) * len(starts)
+    axis.set_ticks([start + i for start in starts for i in ticks], labels=labels, size=size)
+    axis.set_tick_params(length=2)
 
 
 def legible(pieces, longest=14):
@@ -59,21 +87,87 @@ def legible(pieces, longest=14):
     return [label if len(label) <= longest else label[: longest - 1] + "…" for label in labels]
 
 
-def colour_bar(image, ax, label):
-    """A colour bar to the right of the Axes."""
-    return ax.figure.colorbar(image, ax=ax, label=label, pad=0.02)
+def colour_bar(image, ax, label, height):
+    """A colour bar beside the Axes, as high as that is once its aspect is settled (`height` inches at most)."""
+    from matplotlib.transforms import Bbox
+
+    size = 9 if height > 2 else 7
+    label = "\n".join(textwrap.wrap(label, max(8, int(height / (size * CHARACTER)))))
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05)
+    bar.set_label(label, size=size)
+    bar.ax.tick_params(labelsize=size - 1)
+
+    def beside(_, __):
+        ax.apply_aspect()
+        box, figure = ax.get_position(), ax.figure.get_size_inches()
+        return Bbox.from_bounds(box.x1 + 0.12 / figure[0], box.y0, 0.14 / figure[0], box.height)
+
+    bar.ax.set_axes_locator(beside)
+    return bar
 
 
 def bars(ax, names, values, texts, x_label, y_label, title):
     """Horizontal bars, the first on top, each with its name before it and its text behind it."""
-    ax = new_axes(ax, 6.5, 1.1 + 0.24 * len(names))
-    drawn = ax.barh(range(len(names)), values, color="C0")
-    ax.bar_label(drawn, texts, padding=3, size=8)
-    ax.set_yticks(range(len(names)), legible(names, longest=24), size=9, parse_math=False)
-    ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=x_label, ylabel=y_label)
-    set_title(ax, title)
+    n = len(names)
+    ax, width, height = new_axes(ax, 5, 0.24 * n, margins=(1.5, 1.1))
+    size = min(9, height / n / LINE)  # of the names, so that each has its line
+    drawn = ax.barh(range(n), values, color="C0")
+    if size > 5:
+        ax.bar_label(drawn, texts, padding=3, size=size - 1)
+    token_axis(ax.yaxis, list(names), height, size=max(size, 6))
+    ax.set(ylim=(n - 0.4, -0.6), xlabel=x_label, ylabel=y_label)
+    set_title(ax, title, width + 1)
     ax.margins(x=0.3)  # room for the texts
     if min(values) >= 0:
         ax.set_xlim(left=0)
     ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_grid(values, ax, columns, x_label, bar_label, title):
+    """A grid of `values` [n_layer, n_column], layer 0 on top: red below 0, blue above, white at 0.
+
+    Args:
+        values, ax: what to draw, and where, as in each plot function.
+        columns: the columns' labels: a range of numbers, or pieces.
+        x_label, bar_label, title: what the columns are, what the colours mean, and the title.
+    """
+    n_layer, n = values.shape
+    ax, width, height = new_axes(ax, max(2.2, 0.42 * n), max(1.6, 0.27 * n_layer), margins=(2.0, 1.6))
+    largest = np.abs(values).max() or 1
+    image = ax.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    size = min(8, 0.8 * height / n_layer / LINE, width / n / (6 * CHARACTER))  # "-0.25" and some room
+    if size >= 5:
+        for (i, j), value in np.ndenumerate(values):
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", size=size,
+                    color="white" if abs(value) > 0.6 * largest else "black")
+    if isinstance(columns, range):
+        number_axis(ax.xaxis, n, width)
+    else:
+        token_axis(ax.xaxis, columns, width)
+    number_axis(ax.yaxis, n_layer, height)
+    ax.set(xlabel=x_label, ylabel="layer")
+    set_title(ax, title, width + 1)
+    colour_bar(image, ax, bar_label, height)
+    return ax
+
+
+def plot_grids(grids, ax, x_label, bar_label, title):
+    """Grids {name: values from 0 to 1, [n_layer, n_column]} side by side, layer 0 on top."""
+    n_layer, n = next(iter(grids.values())).shape
+    gap = max(1, n // 12)
+    ax, width, height = new_axes(ax, max(4.4, 0.3 * len(grids) * (n + gap)), max(1.8, 0.27 * n_layer),
+                                 margins=(1.6, 1.5))
+    starts = [i * (n + gap) for i in range(len(grids))]
+    for start, (name, values) in zip(starts, grids.items(), strict=True):
+        image = ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
+                          extent=(start - 0.5, start + n - 0.5, n_layer - 0.5, -0.5))
+        ax.text(start + (n - 1) / 2, -0.6, name, ha="center", va="bottom", size=9)
+    number_axis(ax.xaxis, n, width * n / (starts[-1] + n), starts=starts)
+    number_axis(ax.yaxis, n_layer, height)
+    ax.set(xlim=(-0.5, starts[-1] + n - 0.5), ylim=(n_layer - 0.5, -0.5 - 0.2 / height * n_layer), xlabel=x_label,
+           ylabel="layer")
+    set_title(ax, title, width + 1)
+    ax.spines[:].set_visible(False)
+    colour_bar(image, ax, bar_label, height)
     return ax

@@ -123,15 +123,15 @@ def table_score(result, *, each: bool | None = None) -> list[Table]:
 def plot_score(result, ax=None):
     """Draw `Score`: the surprisal of each token in bits, high where the model did not expect it."""
     bits = -result.log_probs / math.log(2)
-    ax = new_axes(ax, 1.2 + min(16, max(4, 0.2 * len(bits))), 3.4)
+    ax, width, height = new_axes(ax, min(16, max(4, 0.2 * len(bits))), 2.2, margins=(1.4, 1.4))
     from matplotlib import cm, colors
 
     norm = colors.Normalize(0, max(1, bits.max()))
     ax.bar(range(len(bits)), bits, width=0.9 if len(bits) < 200 else 1, color=cm.viridis_r(norm(bits)))
-    token_axis(ax.xaxis, result.pieces)
+    token_axis(ax.xaxis, result.pieces, width)
     ax.set(xlim=(-0.6, len(bits) - 0.4), xlabel="token", ylabel="surprisal in bits")
-    set_title(ax, result.title)
-    colour_bar(cm.ScalarMappable(norm, "viridis_r"), ax, "bits")
+    set_title(ax, result.title, width)
+    colour_bar(cm.ScalarMappable(norm, "viridis_r"), ax, "bits", height)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

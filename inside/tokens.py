@@ -127,25 +127,40 @@ def plot_tokens(result, ax=None):
     """Draw `Tokens`: each piece in a box as wide as its text, its id below it."""
     labels = legible(result.pieces)
     widths = [max(len(label), len(str(i))) + 1 for label, i in zip(labels, result.ids, strict=True)]
+    n_columns = 80 if sum(widths) < 80 * 36 else 160  # characters in a row
+    n_rows = _rows(widths, n_columns)[-1][1] + 1
+    ax, width, height = new_axes(ax, 0.105 * min(n_columns, max(30, sum(widths))), 0.5 * n_rows, margins=(0.4, 0.5))
+    from matplotlib.patches import Rectangle
+
+    for size in (9, 8, 7, 6, 5):  # the largest font with which all tokens fit into the Axes
+        n_columns, most = max(8, int(width / (size * 0.0117))), max(1, int(height / (size * 0.048)))
+        places = _rows(widths, n_columns)
+        if places[-1][1] < most:
+            break
+    shown = [(place, token) for place, token in zip(places, zip(widths, labels, result.ids, strict=True), strict=True)
+             if place[1] < most]
+    n_rows = shown[-1][0][1] + 1
+    for n, ((x, y), (box, label, i)) in enumerate(shown):
+        ax.add_patch(Rectangle((x + 0.1, y + 0.06), box - 0.2, 0.88, facecolor=f"C{n % 10}", alpha=0.3))
+        for text, dy, smaller in ((label, 0.36, 0), (str(i), 0.72, 2)):
+            ax.text(x + box / 2, y + dy, text, ha="center", va="center", size=size - smaller, family="monospace",
+                    parse_math=False)
+    ax.set(xlim=(0, max(n_columns, *widths)), ylim=(n_rows, 0), xticks=[], yticks=[])
+    left_out = len(labels) - len(shown)
+    set_title(ax, result.title + (f" (the last {left_out} are not shown)" if left_out else ""), width)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _rows(widths, n_columns):
+    """The place (column, row) of each box of so many characters, in rows of n_columns."""
     places, x, y = [], 0, 0
     for width in widths:
-        if x and x + width > 80:
+        if x and x + width > n_columns:
             x, y = 0, y + 1
         places.append((x, y))
         x += width
-    right = max(place[0] + width for place, width in zip(places, widths, strict=True))
-    ax = new_axes(ax, 0.5 + 0.105 * max(right, 30), 0.9 + 0.5 * (y + 1))
-    from matplotlib.patches import Rectangle
-
-    for n, ((x, y), width, label, i) in enumerate(zip(places, widths, labels, result.ids, strict=True)):
-        ax.add_patch(Rectangle((x + 0.1, y + 0.06), width - 0.2, 0.88, facecolor=f"C{n % 10}", alpha=0.3))
-        for text, dy, size in ((label, 0.36, 9), (str(i), 0.72, 7)):
-            ax.text(x + width / 2, y + dy, text, ha="center", va="center", size=size, family="monospace",
-                    parse_math=False)
-    ax.set(xlim=(0, max(right, 30)), ylim=(y + 1, 0), xticks=[], yticks=[])
-    set_title(ax, result.title)
-    ax.spines[:].set_visible(False)
-    return ax
+    return places
 
 
 show_tokens = command(tokens, table_tokens, plot_tokens)

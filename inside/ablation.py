@@ -1,0 +1,87 @@
+"""Which head does the answer need?"""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from inside.command import Table, command
+from inside.hooks import mean, sweep, zero
+from inside.model import check_choice, check_model, model_name
+from inside.pictures import plot_grid
+from inside.result import titled, with_title
+from inside.tokens import one_token, pieces_of, quote, tokens
+
+KINDS = {"z": "head", "attn_out": "attention", "mlp_out": "feed-forward network"}
+
+
+@titled
+class Ablation(NamedTuple):
+    """What taking a part out changes: change float64 [n_layer, n_head] ([n_layer, 1] for a part without heads), the
+    answer's new log-probability minus log_prob, its log-probability in the whole model; `what` was taken out."""
+
+    change: np.ndarray
+    log_prob: float
+    what: str
+
+
+def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z", by: str = "zero",
+             hook=None) -> Ablation:
+    """What the answer's log-probability at the end of a text loses or gains as each head is taken out.
+
+    Taking out (ablation) shows what the model needs a head for; a head that others stand in for may seem idle.
+
+    Args:
+        text, model: as in `tokens`.
+        answer: the token whose log-probability is watched, as its text, " C", or its id; it must be one token.
+        what: z takes out each head; attn_out or mlp_out each layer's attention or feed-forward network.
+        by: zero puts zeros in the place of the output, mean its mean over the positions of the text.
+        hook: as in `gpt2.gpt2`, in all runs.
+
+    Returns:
+        Ablation.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described, or the text is longer than the context.
+
+    >>> result = ablation("First Citizen:\\nSpeak.\\n\\nSecond Citizen:\\nNo.\\n\\nFirst", model, " C")
+    >>> np.unravel_index(result.change.argmin(), result.change.shape)
+    (np.int64(1), np.int64(5))
+    """
+    encoder, hparams, _ = check_model(model)
+    check_choice("what", what, KINDS)
+    check_choice("by", by, ("zero", "mean"))
+    ids = tokens(text, model).ids
+    answer = one_token(answer, model, "answer")
+    heads = range(hparams["n_head"]) if what == "z" else [None]
+    take_out = zero if by == "zero" else mean
+    interventions = [take_out(layer, head, what) for layer in range(hparams["n_layer"]) for head in heads]
+    log_probs = sweep(ids, model, [None, *interventions], lambda logits: log_softmax(logits[-1])[answer], hook=hook)
+    change = (log_probs[1:] - log_probs[0]).reshape(-1, len(heads))
+    (piece,) = pieces_of([answer], encoder)
+    title = (f"{model_name(model)}: change of the log-probability of {piece} ({log_probs[0]:.2f}) without each "
+             f"{KINDS[what]} ({by} ablation), after {quote(ids, encoder)}")
+    return with_title(Ablation(change, float(log_probs[0]), what), title)
+
+
+def log_softmax(logits):
+    """The log-probabilities [n_vocab] of logits [n_vocab], in double precision."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def table_ablation(result) -> Table:
+    """`Ablation` as a table: a row for each layer, a column for each head."""
+    columns = [f"head {head}" for head in range(result.change.shape[1])] if result.what == "z" else [result.what]
+    return Table(">" + ">" * len(columns), ["layer", *columns],
+                 [[str(layer), *(f"{value:+.3f}" for value in row)] for layer, row in enumerate(result.change)],
+                 n_repeated=1)
+
+
+def plot_ablation(result, ax=None):
+    """Draw `Ablation` as a grid, a row for each layer; red lowers the answer's log-probability, blue raises it."""
+    labels = range(result.change.shape[1]) if result.what == "z" else [result.what]
+    return plot_grid(result.change, ax, labels, "head taken out" if result.what == "z" else "taken out",
+                     "change of the log-probability", result.title)
+
+
+show_ablation = command(ablation, table_ablation, plot_ablation)
