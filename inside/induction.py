@@ -20,16 +20,17 @@ class Induction(NamedTuple):
 
 
 def induction(model, n: int = 50, seed: int = 0, hook=None) -> Induction:
-    """Each head's induction score and previous-token score, on a random sequence that is repeated once.
+    """Each head's induction score and previous-token score, on random tokens that come a second time.
 
     An induction head completes patterns: at a token it looks at what followed the same token before. Its score is the
-    attention that the tokens of the second half pay to the token after their first occurrence. It is fed by heads that
-    look at the previous token; their score is the attention paid to that (Olsson et al., "In-context Learning and
-    Induction Heads", 2022, https://arxiv.org/abs/2209.11895).
+    average attention that a token of the second half pays to the token after its first occurrence. It relies on a head
+    of an earlier layer that looks at the previous token, whose score is the average attention paid to that (Olsson et
+    al., "In-context Learning and Induction Heads", 2022, https://arxiv.org/abs/2209.11895). The bundled model has no
+    induction heads: it learned no more than Shakespeare's words.
 
     Args:
         model: as in `tokens`.
-        n: how many random tokens, which are then repeated; twice as many must fit the context.
+        n: how many random tokens, all different; with their repetition they must fit the context.
         seed: of the random tokens, a whole number.
         hook: as in `gpt2.gpt2`.
 
@@ -39,14 +40,13 @@ def induction(model, n: int = 50, seed: int = 0, hook=None) -> Induction:
     Raises:
         TypeError, ValueError: an argument is not as described.
 
-    >>> scores = induction(model)
-    >>> np.unravel_index(scores.induction.argmax(), scores.induction.shape)
-    (np.int64(1), np.int64(5))
+    >>> induction(model).induction.shape
+    (6, 6)
     """
     _, hparams, params = check_model(model)
-    check_whole("n", n, 2, hparams["n_ctx"] // 2, "half of the context, n_ctx")
+    check_whole("n", n, 2, min(hparams["n_ctx"] // 2, hparams["n_vocab"]), "half of the context, n_ctx")
     check_whole("seed", seed, 0, 2**63, "any whole number")
-    ids = np.tile(np.random.default_rng(seed).integers(0, hparams["n_vocab"], n), 2)
+    ids = np.tile(np.random.default_rng(seed).choice(hparams["n_vocab"], n, replace=False), 2)
     names = [f"blocks.{i}.attn.pattern" for i in range(hparams["n_layer"])]
     seen = record(names)
     gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, seen))
