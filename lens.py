@@ -21,7 +21,7 @@ Each question is a file in the folder `inside`: its named tuple, function, table
 from inside.ablation import Ablation, ablation, plot_ablation, show_ablation  # noqa: F401
 from inside.attention import Attention, attention, plot_attention, show_attention  # noqa: F401
 from inside.attribution import Attribution, attribution, plot_attribution, show_attribution  # noqa: F401
-from inside.hooks import Hook, compose, hook_names, mean, patch, record, sweep, zero  # noqa: F401
+from inside.hooks import Intervention, compose, hook_names, mean, patch, record, sweep, zero  # noqa: F401
 from inside.induction import Induction, induction, plot_induction, show_induction  # noqa: F401
 from inside.logit_lens import LogitLens, logit_lens, plot_logit_lens, show_logit_lens, unembed  # noqa: F401
 from inside.neighbours import Neighbours, neighbours, plot_neighbours, show_neighbours  # noqa: F401

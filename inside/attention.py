@@ -8,10 +8,11 @@ import numpy as np
 from gpt2 import gpt2
 from inside.command import Table, command
 from inside.hooks import compose, record
-from inside.model import check_model, check_whole, model_name
+from inside.model import check_model, model_name
 from inside.pictures import LINE, MASKED, colour_bar, new_axes, set_title, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
+from runtime.checks import check_whole
 
 
 @titled

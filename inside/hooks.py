@@ -66,7 +66,7 @@ class record(dict):
                                                        "no pass had this as its hook yet"))
 
 
-class Hook:
+class Intervention:
     """A hook that replaces values and knows which: `names`, or None if it may be any.
 
     `sweep` starts each run at the first layer that has one of the names.
@@ -80,7 +80,7 @@ class Hook:
         return self.function(name, array)
 
 
-def zero(layer: int, head: int | None = None, what: str = "z") -> Hook:
+def zero(layer: int, head: int | None = None, what: str = "z") -> Intervention:
     """A hook that takes a head out: its output becomes 0.
 
     Args:
@@ -93,12 +93,12 @@ def zero(layer: int, head: int | None = None, what: str = "z") -> Hook:
     return _replace(block_name(layer, what), lambda x: np.zeros_like(x), None, head)
 
 
-def mean(layer: int, head: int | None = None, what: str = "z") -> Hook:
+def mean(layer: int, head: int | None = None, what: str = "z") -> Intervention:
     """As `zero`, but at each position the output becomes its mean over the positions of the text."""
     return _replace(block_name(layer, what), lambda x: np.broadcast_to(x.mean(axis=0), x.shape), None, head)
 
 
-def patch(name: str, array, positions: Index = None, heads: Index = None) -> Hook:
+def patch(name: str, array, positions: Index = None, heads: Index = None) -> Intervention:
     """A hook that puts `array` in the place of a value: all of it, or only at some positions and heads.
 
     Args:
@@ -122,7 +122,7 @@ def patch(name: str, array, positions: Index = None, heads: Index = None) -> Hoo
     return _replace(name, value, positions, heads)
 
 
-def compose(*hooks) -> Hook:
+def compose(*hooks) -> Intervention:
     """One hook out of several: each gets the value as the one before it left it; None is skipped."""
     hooks = tuple(hook for hook in hooks if hook is not None)
 
@@ -135,7 +135,7 @@ def compose(*hooks) -> Hook:
         return replacement
 
     names = [frozenset() if isinstance(hook, record) else getattr(hook, "names", None) for hook in hooks]
-    return Hook(composed, None if None in names else frozenset().union(*names))
+    return Intervention(composed, None if None in names else frozenset().union(*names))
 
 
 def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits: int | None = 1, hook=None):
@@ -148,8 +148,8 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
     Args:
         inputs: token ids, a sequence of n_seq int.
         model: (encoder, hparams, params), as `utils.load_encoder_hparams_and_params` returns it.
-        interventions: hooks. Those made by `zero`, `mean`, `patch`, `compose` and `Hook` (with names) say what they
-            change; a run with any other function goes through all layers. None is the plain run.
+        interventions: hooks; None is the plain run. `zero`, `mean`, `patch`, `compose` and `Intervention` make hooks that
+            say what they change; with any other function a run goes through all layers.
         metric: function of the logits, float32 [n_logits, n_vocab], that returns a number or an array.
         n_logits: how many of the last rows of logits the metric gets; None for all n_seq.
         hook: a hook that works in all runs, before the intervention.
@@ -219,7 +219,7 @@ def _replace(name, value, positions, heads):
         changed[part] = new[part]
         return changed
 
-    return Hook(replace, [name])
+    return Intervention(replace, [name])
 
 
 def _part(name, x, positions, heads):

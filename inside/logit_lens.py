@@ -7,10 +7,11 @@ import numpy as np
 from gpt2 import gpt2, layer_norm, softmax
 from inside.command import Table, command
 from inside.hooks import compose, record
-from inside.model import check_model, check_whole, model_name
+from inside.model import check_model, model_name
 from inside.pictures import CHARACTER, LINE, colour_bar, legible, new_axes, number_axis, set_title, token_axis
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
+from runtime.checks import check_whole
 
 
 @titled

@@ -1,8 +1,5 @@
-"""The model as the questions take it: (encoder, hparams, params), its name, checks of numbers against its sizes."""
-import numbers
+"""The model as the questions take it: (encoder, hparams, params)."""
 from typing import Any
-
-import numpy as np
 
 
 def check_model(model):
@@ -31,14 +28,6 @@ def model_name(model) -> str:
     """What titles call the model: the name of its folder, or its sizes where it was not loaded from one."""
     hparams: dict[str, Any] = check_model(model)[1]
     return hparams.get("name") or "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**hparams)
-
-
-def check_whole(name, value, low, high, what):
-    """TypeError or ValueError unless `value` is a whole number from `low` to `high`; `what` says what `high` is."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
 
 
 def check_choice(name, value, choices):

@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runtime.checks import check_ids
 from inside.command import Table, command
-from inside.model import check_model, check_whole, model_name
+from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, tokens
+from runtime.checks import check_ids, check_whole
 
 
 @titled

@@ -1,17 +1,17 @@
 """Which token comes next?"""
-import math
-import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gpt2 import gpt2, softmax
+from gpt2 import gpt2
 from inside.command import Table, command
-from inside.model import check_model, check_whole, model_name
+from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
+from runtime.checks import check_whole
+from runtime.sampling import Sampling
 
 
 @titled
@@ -43,21 +43,13 @@ def next_tokens(text: str | Sequence[int], model, k: int = 10, temperature: floa
     """
     encoder, hparams, params = check_model(model)
     check_whole("k", k, 1, hparams["n_vocab"], "the size of the vocabulary")
-    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
-        raise TypeError(f"temperature must be a number, 0 or more, not {temperature!r}")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be a number, 0 or more, not {temperature!r}")
+    sampling = Sampling(temperature=temperature)
     ids = tokens(text, model).ids
     logits = gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=hook)[-1]
+    probabilities = sampling.probabilities(logits)
     order = np.argsort(-logits, kind="stable")[:k]
-    if temperature == 0:
-        probabilities = np.eye(1, k)[0]
-    else:
-        logits = logits.astype(np.float64)
-        with np.errstate(over="ignore"):  # a tiny temperature gives -inf, whose probability is 0
-            probabilities = softmax((logits - logits.max()) / temperature)[order]
     at = "" if temperature == 1 else f" at temperature {temperature}"
-    return with_title(NextTokens(order, pieces_of(order, encoder), probabilities),
+    return with_title(NextTokens(order, pieces_of(order, encoder), probabilities[order]),
                       f"{model_name(model)}: next token{at} after {quote(ids, encoder)}")
 
 

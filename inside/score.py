@@ -8,10 +8,11 @@ import numpy as np
 
 from gpt2 import gpt2
 from inside.command import Table, command, read_text
-from inside.model import check_model, check_whole, model_name
+from inside.model import check_model, model_name
 from inside.pictures import colour_bar, new_axes, set_title, token_axis
 from inside.result import titled, with_title
 from inside.tokens import end_of_text, quote, tokens
+from runtime.checks import check_whole
 from runtime.terminal import notice
 
 

@@ -287,8 +287,8 @@ def test_parameters_add_up(shakespeare, tiny):
 @pytest.mark.parametrize("ask, error, message", [
     (lambda m: lens.next_tokens("x", m, k=0), ValueError, r"k must be a whole number from 1 to 1024 .*, not 0"),
     (lambda m: lens.next_tokens("x", m, k=2.0), TypeError, "k must be a whole number .* not 2.0"),
-    (lambda m: lens.next_tokens("x", m, temperature=-1), ValueError, "temperature must be a number, 0 or more, not -1"),
-    (lambda m: lens.next_tokens("x", m, temperature="1"), TypeError, "temperature must be a number, .* not '1'"),
+    (lambda m: lens.next_tokens("x", m, temperature=-1), ValueError, "temperature must be a finite number, .* not -1"),
+    (lambda m: lens.next_tokens("x", m, temperature="1"), TypeError, "temperature must be a finite number, .* not '1'"),
     (lambda m: lens.next_tokens("x " * 300, m), ValueError, "more than the context of 256"),
     (lambda m: lens.score("", m), ValueError, "nothing to score: the text is empty"),
     (lambda m: lens.score("x", m, stride=257), ValueError, "stride must be a whole number from 1 to 256 .*, not 257"),
