@@ -9,7 +9,7 @@ from gpt2 import gpt2
 from inside.command import Table, command
 from inside.hooks import compose, record
 from inside.model import check_model, model_name
-from inside.pictures import LINE, MASKED, colour_bar, new_axes, set_title, token_axis
+from inside.pictures import LINE, MASKED, colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
 from runtime.checks import check_whole
@@ -102,9 +102,8 @@ def plot_attention(result, ax=None):
     size = 7 if n_head > 1 else 8
     token_axis(ax.xaxis, result.pieces, side, sorted({x for x, _ in places}), size)
     token_axis(ax.yaxis, result.pieces, side, sorted({y for _, y in places}), size)
-    ax.set(xlim=(-0.5, n_columns * (n + gap) - gap - 0.5), ylim=(n_rows * (n + gap) - gap - 0.5, -0.5 - gap),
-           xlabel="token looked at (key)", ylabel="token that looks (query)")
-    set_title(ax, result.title, width)
+    ax.set(xlim=(-0.5, n_columns * (n + gap) - gap - 0.5), ylim=(n_rows * (n + gap) - gap - 0.5, -0.5 - gap))
+    name_all(ax, result.title, width, "token looked at (key)", "token that looks (query)")
     ax.spines[:].set_visible(False)
     colour_bar(image, ax, "attention (grey: masked, it comes later)", n_rows * (side + space))
     return ax

@@ -148,8 +148,8 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
     Args:
         inputs: token ids, a sequence of n_seq int.
         model: (encoder, hparams, params), as `utils.load_encoder_hparams_and_params` returns it.
-        interventions: hooks; None is the plain run. `zero`, `mean`, `patch`, `compose` and `Intervention` make hooks that
-            say what they change; with any other function a run goes through all layers.
+        interventions: hooks; None is the plain run. Those of `zero`, `mean`, `patch`, `compose` and `Intervention`
+            say what they change; with any other function the run goes through all layers.
         metric: function of the logits, float32 [n_logits, n_vocab], that returns a number or an array.
         n_logits: how many of the last rows of logits the metric gets; None for all n_seq.
         hook: a hook that works in all runs, before the intervention.

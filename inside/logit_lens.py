@@ -8,7 +8,7 @@ from gpt2 import gpt2, layer_norm, softmax
 from inside.command import Table, command
 from inside.hooks import compose, record
 from inside.model import check_model, model_name
-from inside.pictures import CHARACTER, LINE, colour_bar, legible, new_axes, number_axis, set_title, token_axis
+from inside.pictures import CHARACTER, LINE, colour_bar, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from runtime.checks import check_whole
@@ -81,7 +81,7 @@ def table_logit_lens(result) -> Table:
 def plot_logit_lens(result, ax=None):
     """Draw `LogitLens`: a row for each token, a column for each layer; in each cell the likeliest next token."""
     n_layer, n, _ = result.ids.shape
-    ax, width, height = new_axes(ax, 0.8 * n_layer, 0.22 * n if n < 80 else 0.115 * n, margins=(2.6, 1.5))
+    ax, width, height = new_axes(ax, 0.8 * n_layer, max(1.5, 0.22 * n if n < 80 else 0.115 * n), margins=(2.6, 1.5))
     p = result.probabilities[:, :, 0].T  # [n_seq, n_layer]
     image = ax.imshow(p, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     size = min(8, 0.95 * height / n / LINE)
@@ -95,9 +95,8 @@ def plot_logit_lens(result, ax=None):
     number_axis(ax.xaxis, n_layer, width)
     if n > 40:  # too far to look down to the bottom
         ax.tick_params("x", top=True, labeltop=True)
-    ax.set(xlabel="after layer", ylabel="token")
-    set_title(ax, result.title, width + 2)
-    colour_bar(image, ax, "probability of the prediction", min(height, 4))
+    name_all(ax, result.title, width + 1, "after layer", "token")
+    colour_bar(image, ax, "probability of the prediction", height)
     return ax
 
 

@@ -70,8 +70,9 @@ def plot_parameters(result, ax=None):
     """Draw `Parameters` as bars, in the order of the model."""
     ax = bars(ax, result.names, result.counts, [f"{n:,} ({n / result.total:.1%})" for n in result.counts],
               "parameters", "part", result.title)
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.locator_params(axis="x", nbins=5)
+    from matplotlib.ticker import EngFormatter
+
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     return ax
 
 

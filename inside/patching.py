@@ -89,7 +89,8 @@ def table_patching(result) -> Table:
     n_layer, n = result.grid.shape
     header = [*(["head"] if result.at == "z" else ["", "clean", "corrupted"]), *(f"layer {i}" for i in range(n_layer))]
     first = [[str(i)] if result.at == "z" else [str(i), result.clean[i], result.corrupted[i]] for i in range(n)]
-    rows = [[*names, *(f"{value:.2f}" for value in column)] for names, column in zip(first, result.grid.T, strict=True)]
+    rows = [[*names, *(f"{round(value, 2) + 0:.2f}" for value in column)]  # + 0: no -0.00
+            for names, column in zip(first, result.grid.T, strict=True)]
     return Table((">" if result.at == "z" else "><<") + ">" * n_layer, header, rows, n_repeated=len(first[0]))
 
 

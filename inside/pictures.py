@@ -33,8 +33,10 @@ def new_axes(ax, width, height, margins=(1.2, 1.0)):
     """
     Figure = figure_class()
     if ax is not None and not isinstance(ax, Figure):
-        box = ax.get_window_extent()
-        return ax, box.width / ax.figure.dpi, box.height / ax.figure.dpi
+        box, dpi = ax.get_window_extent(), ax.figure.dpi
+        if ax.figure.get_layout_engine() is None:
+            return ax, box.width / dpi, box.height / dpi
+        return ax, 0.7 * box.width / dpi, 0.6 * box.height / dpi  # the layout will take room for labels
     size = [min(LARGEST, inner + margin) for inner, margin in zip((width, height), margins, strict=True)]
     if ax is None:
         from matplotlib import pyplot
@@ -46,20 +48,23 @@ def new_axes(ax, width, height, margins=(1.2, 1.0)):
     return figure.add_subplot(), size[0] - margins[0], size[1] - margins[1]
 
 
-def set_title(ax, title, width, size=10):
-    """The title, in as many lines as `width` inches need, at most four."""
+def name_all(ax, title, width, x_label=None, y_label=None):
+    """Set the title, in as many lines as `width` inches need (at most five), and the names of the axes."""
+    size = 10 if width > 3 else 8
     (title,) = legible([title], longest=10**6)
-    lines = textwrap.wrap(title, max(16, int(width / (size * CHARACTER))), max_lines=4, placeholder=" …")
+    lines = textwrap.wrap(title, max(16, int(width / (size * CHARACTER))), max_lines=5, placeholder=" …")
     ax.set_title("\n".join(lines), size=size, parse_math=False)
+    ax.set_xlabel(x_label or "", size=size)
+    ax.set_ylabel(y_label or "", size=size)
 
 
-def token_axis(axis, pieces, inches, starts=(0,), size=8):
+def token_axis(axis, pieces, inches, starts=(0,), size=8, longest=14):
     """Label an axis with tokens, once from each of the places `starts`.
 
     Where the `inches` for one row of tokens do not give each a line of its own, only every so many are labelled.
     """
     step = max(1, math.ceil(len(pieces) * size * LINE / max(inches, 1e-3) - 0.01))
-    labels = legible(pieces[::step]) if step <= len(pieces) else []
+    labels = legible(pieces[::step], longest) if step <= len(pieces) else []
     axis.set_ticks([start + i * step for start in starts for i in range(len(labels))], labels=labels * len(starts),
                    size=size, parse_math=False)
     axis.set_tick_params(length=2)
@@ -88,7 +93,7 @@ def legible(pieces, longest=14):
 
 
 def colour_bar(image, ax, label, height):
-    """A colour bar beside the Axes, as high as that is once its aspect is settled (`height` inches at most)."""
+    """A colour bar beside the Axes, as high as the picture, about `height` inches."""
     from matplotlib.transforms import Bbox
 
     size = 9 if height > 2 else 7
@@ -97,7 +102,8 @@ def colour_bar(image, ax, label, height):
     bar.set_label(label, size=size)
     bar.ax.tick_params(labelsize=size - 1)
 
-    def beside(_, __):
+    def beside(bar_ax, _):
+        bar_ax.set_box_aspect(None)  # the layout has set it
         ax.apply_aspect()
         box, figure = ax.get_position(), ax.figure.get_size_inches()
         return Bbox.from_bounds(box.x1 + 0.12 / figure[0], box.y0, 0.14 / figure[0], box.height)
@@ -109,17 +115,21 @@ def colour_bar(image, ax, label, height):
 def bars(ax, names, values, texts, x_label, y_label, title):
     """Horizontal bars, the first on top, each with its name before it and its text behind it."""
     n = len(names)
-    ax, width, height = new_axes(ax, 5, 0.24 * n, margins=(1.5, 1.1))
+    names = legible(names, longest=24)
+    ax, width, height = new_axes(ax, 5, 0.24 * n, margins=(0.7 + max(map(len, names)) * 9 * CHARACTER, 1.1))
     size = min(9, height / n / LINE)  # of the names, so that each has its line
     drawn = ax.barh(range(n), values, color="C0")
+    token_axis(ax.yaxis, names, height, size=max(size, 6), longest=24)
+    low, high = min(0, *values), max(0, *values)
     if size > 5:
         ax.bar_label(drawn, texts, padding=3, size=size - 1)
-    token_axis(ax.yaxis, list(names), height, size=max(size, 6))
-    ax.set(ylim=(n - 0.4, -0.6), xlabel=x_label, ylabel=y_label)
-    set_title(ax, title, width + 1)
-    ax.margins(x=0.3)  # room for the texts
-    if min(values) >= 0:
-        ax.set_xlim(left=0)
+        text = min(0.4, (0.1 + max(map(len, texts)) * (size - 1) * CHARACTER) / width)  # of the width, at either end
+        room = text / (1 - text * (1 if low == 0 else 2)) * (high - low)
+        low, high = low - (room if low < 0 else 0), high + room
+    ax.set(xlim=(low, high), ylim=(n - 0.4, -0.6))
+    name_all(ax, title, width + 1, x_label, y_label)
+    ax.locator_params(axis="x", nbins=max(2, int(width)))
+    ax.tick_params("x", labelsize=9 if width > 3 else 7)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -133,21 +143,20 @@ def plot_grid(values, ax, columns, x_label, bar_label, title):
         x_label, bar_label, title: what the columns are, what the colours mean, and the title.
     """
     n_layer, n = values.shape
-    ax, width, height = new_axes(ax, max(2.2, 0.42 * n), max(1.6, 0.27 * n_layer), margins=(2.0, 1.6))
+    ax, width, height = new_axes(ax, max(3.4, 0.42 * n), max(1.6, 0.27 * n_layer), margins=(1.6, 1.6))
     largest = np.abs(values).max() or 1
     image = ax.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
     size = min(8, 0.8 * height / n_layer / LINE, width / n / (6 * CHARACTER))  # "-0.25" and some room
     if size >= 5:
         for (i, j), value in np.ndenumerate(values):
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", size=size,
+            ax.text(j, i, f"{round(value, 2) + 0:.2f}", ha="center", va="center", size=size,
                     color="white" if abs(value) > 0.6 * largest else "black")
     if isinstance(columns, range):
         number_axis(ax.xaxis, n, width)
     else:
         token_axis(ax.xaxis, columns, width)
     number_axis(ax.yaxis, n_layer, height)
-    ax.set(xlabel=x_label, ylabel="layer")
-    set_title(ax, title, width + 1)
+    name_all(ax, title, width + 1, x_label, "layer")
     colour_bar(image, ax, bar_label, height)
     return ax
 
@@ -162,12 +171,12 @@ def plot_grids(grids, ax, x_label, bar_label, title):
     for start, (name, values) in zip(starts, grids.items(), strict=True):
         image = ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
                           extent=(start - 0.5, start + n - 0.5, n_layer - 0.5, -0.5))
-        ax.text(start + (n - 1) / 2, -0.6, name, ha="center", va="bottom", size=9)
+        size = min(9, width * n / (starts[-1] + n) / len(name) / CHARACTER)
+        ax.text(start + (n - 1) / 2, -0.6, name, ha="center", va="bottom", size=size)
     number_axis(ax.xaxis, n, width * n / (starts[-1] + n), starts=starts)
     number_axis(ax.yaxis, n_layer, height)
-    ax.set(xlim=(-0.5, starts[-1] + n - 0.5), ylim=(n_layer - 0.5, -0.5 - 0.2 / height * n_layer), xlabel=x_label,
-           ylabel="layer")
-    set_title(ax, title, width + 1)
+    ax.set(xlim=(-0.5, starts[-1] + n - 0.5), ylim=(n_layer - 0.5, -0.5 - 0.2 / height * n_layer))
+    name_all(ax, title, width + 1, x_label, "layer")
     ax.spines[:].set_visible(False)
     colour_bar(image, ax, bar_label, height)
     return ax

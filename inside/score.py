@@ -9,7 +9,7 @@ import numpy as np
 from gpt2 import gpt2
 from inside.command import Table, command, read_text
 from inside.model import check_model, model_name
-from inside.pictures import colour_bar, new_axes, set_title, token_axis
+from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import end_of_text, quote, tokens
 from runtime.checks import check_whole
@@ -130,8 +130,8 @@ def plot_score(result, ax=None):
     norm = colors.Normalize(0, max(1, bits.max()))
     ax.bar(range(len(bits)), bits, width=0.9 if len(bits) < 200 else 1, color=cm.viridis_r(norm(bits)))
     token_axis(ax.xaxis, result.pieces, width)
-    ax.set(xlim=(-0.6, len(bits) - 0.4), xlabel="token", ylabel="surprisal in bits")
-    set_title(ax, result.title, width)
+    ax.set_xlim(-0.6, len(bits) - 0.4)
+    name_all(ax, result.title, width, "token", "surprisal in bits")
     colour_bar(cm.ScalarMappable(norm, "viridis_r"), ax, "bits", height)
     ax.spines[["top", "right"]].set_visible(False)
     return ax

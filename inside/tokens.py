@@ -8,7 +8,7 @@ import numpy as np
 
 from inside.command import Table, command
 from inside.model import check_model, model_name
-from inside.pictures import legible, new_axes, set_title
+from inside.pictures import legible, name_all, new_axes
 from inside.result import titled, with_title
 from runtime.checks import check_ids
 
@@ -48,7 +48,8 @@ def tokens(text: str | Sequence[int], model) -> Tokens:
             raise TypeError(f"this model has no tokenizer (encoder is None): give token ids, not the text {text!r}")
         ids = encoder.encode(text) or [end_of_text(encoder)]
     ids = check_ids(ids, hparams["n_vocab"])
-    return with_title(Tokens(ids, pieces_of(ids, encoder)), f"{model_name(model)}: {len(ids)} tokens and their ids")
+    counted = "1 token and its id" if len(ids) == 1 else f"{len(ids)} tokens and their ids"
+    return with_title(Tokens(ids, pieces_of(ids, encoder)), f"{model_name(model)}: {counted}")
 
 
 def pieces_of(ids, encoder) -> list[str]:
@@ -108,13 +109,15 @@ def one_token(token: str | int, model, name: str = "token") -> int:
     raise ValueError(f"{name} must be one token, but {token!r} is {len(ids)}: {pieces}{hint}")
 
 
-def quote(ids, encoder, longest: int = 50) -> str:
-    """The text of some ids as a title quotes it: in one line, a long one without its middle."""
-    text = " ".join(pieces_of(ids, encoder)) if encoder is None else visible(encoder.decode(ids).encode())
-    text = text.replace("·", " ").strip()
-    if len(text) > longest:
-        text = text[: longest // 2].rstrip() + " … " + text[-(longest // 2) :].lstrip()
-    return f"“{text}”"
+def quote(ids, encoder, most: int = 24) -> str:
+    """The text of some ids as a title quotes it: in one line, without its middle if it has more than `most` tokens."""
+
+    def text(ids):
+        joined = " ".join(pieces_of(ids, encoder)) if encoder is None else visible(encoder.decode(ids).encode())
+        return joined.replace("·", " ").strip()
+
+    shortened = text(ids) if len(ids) <= most else f"{text(ids[: most // 2])} … {text(ids[-(most // 2) :])}"
+    return f"“{shortened}”"
 
 
 def table_tokens(result) -> Table:
@@ -147,7 +150,7 @@ def plot_tokens(result, ax=None):
                     parse_math=False)
     ax.set(xlim=(0, max(n_columns, *widths)), ylim=(n_rows, 0), xticks=[], yticks=[])
     left_out = len(labels) - len(shown)
-    set_title(ax, result.title + (f" (the last {left_out} are not shown)" if left_out else ""), width)
+    name_all(ax, result.title + (f" (the last {left_out} are not shown)" if left_out else ""), width)
     ax.spines[:].set_visible(False)
     return ax
 
