@@ -18,6 +18,11 @@ newline "↵", a tab "⇥"; a byte that is not a whole character by itself is "<
 
 Each question is a file in the folder `inside`: its named tuple, function, table, plot and command.
 """
+if __name__ == "__main__":
+    from runtime.startup import guard_imports
+
+    guard_imports()  # Ctrl-C or a missing package ends the program without a traceback
+
 from inside.ablation import Ablation, ablation, plot_ablation, show_ablation  # noqa: F401
 from inside.attention import Attention, attention, plot_attention, show_attention  # noqa: F401
 from inside.attribution import Attribution, attribution, plot_attribution, show_attribution  # noqa: F401
@@ -47,4 +52,4 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    run_command_line(COMMANDS)
+    run_command_line(COMMANDS, short={"m": "model_size", "o": "out", "l": "layer", "t": "temperature"})

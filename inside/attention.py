@@ -27,7 +27,9 @@ class Attention(NamedTuple):
 
 
 def attention(text: str | Sequence[int], model, layer: int = 0, head: int | None = None, hook=None) -> Attention:
-    """Where the heads of a layer look: the attention pattern (Vaswani et al., https://arxiv.org/abs/1706.03762).
+    """Where the heads of a layer look: for each token, how much attention it pays to itself and those before it.
+
+    This is the attention pattern of Vaswani et al., https://arxiv.org/abs/1706.03762.
 
     Args:
         text, model: as in `tokens`.

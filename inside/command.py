@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inside.pictures import figure_class
-from runtime.terminal import CommandLineError, notice, read_stdin
+from runtime import terminal
+from runtime.terminal import argument_errors, notice
 from utils import load_encoder_hparams_and_params
 
 
@@ -35,7 +36,7 @@ def command(function: Callable, table: Callable, plot: Callable, *, read: Callab
         function: the question; its first parameter is a text, unless that is the model.
         table: function(result, **options) -> Table or list of Table.
         plot: function(result, figure) that draws the result.
-        read: function(text, **options) -> the text to ask about; `read_text` if not given.
+        read: function(text, model, **options) -> the text to ask about; `read_text` if not given.
     """
     asks = list(inspect.signature(function).parameters.values())
     stages = {"read": [], "ask": [p for p in asks if p.name not in ("model", "hook")],
@@ -43,21 +44,23 @@ def command(function: Callable, table: Callable, plot: Callable, *, read: Callab
               "finish": list(inspect.signature(_finish).parameters.values())}
     reader = read or read_text
     if asks[0].name != "model":
-        stages["read"], stages["ask"] = list(inspect.signature(reader).parameters.values()), stages["ask"][1:]
+        stages["read"] = [p for p in inspect.signature(reader).parameters.values() if p.name != "model"]
+        stages["ask"] = stages["ask"][1:]
     parameters = [p for stage in stages.values() for p in stage]
     needed = [p.name for p in parameters if p.default is p.empty]
 
     def run(*args, **kwargs):
-        given = run.__signature__.bind(*args, **kwargs).arguments
-        for name in needed:
-            if given.get(name) is None:
-                raise CommandLineError(f"{name} is missing: --help says what it is")
+        given = signature.bind(*args, **kwargs).arguments
         part = lambda stage: {p.name: given[p.name] for p in stages[stage] if p.name in given}
-        check_out(given.get("out"))
-        texts = [reader(**part("read"))] if stages["read"] else []
-        model = load(**{name: value for name, value in part("finish").items() if name != "out"})
-        result = function(*texts, model=model, **part("ask"))
-        print_tables(table(result, **part("print")))
+        with argument_errors():
+            check_given(needed, given)
+            check_out(given.get("out"))
+        model = load_encoder_hparams_and_params(given.get("model_size"), given.get("models_dir"))
+        texts = [reader(model=model, **part("read"))] if stages["read"] else []
+        with argument_errors():
+            result = function(*texts, model=model, **part("ask"))
+            tables = table(result, **part("print"))
+        print_tables(tables)
         save(plot, result, given.get("out"))
 
     documented = {}
@@ -66,19 +69,26 @@ def command(function: Callable, table: Callable, plot: Callable, *, read: Callab
     run.__name__ = run.__qualname__ = function.__name__
     run.__doc__ = "\n".join([_summary(function), "", "Args:", *(f"    {p.name}: {documented[p.name]}"
                                                                for p in parameters)])
-    ordered = sorted((_terminal_parameter(p) for p in parameters), key=lambda p: p.kind)
-    run.__signature__ = inspect.Signature(ordered)
-    run.__annotations__ = {p.name: p.annotation for p in ordered}
+    signature = inspect.Signature(sorted(map(_terminal_parameter, parameters), key=lambda p: p.kind))
+    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    setattr(run, "__signature__", signature)  # noqa: B010
     return run
 
 
-def _finish(*, out: str | None = None, model_size: str | None = None, models_dir: str = "models"):
+def _finish(*, out: str | None = None, model_size: str | None = None, models_dir: str | None = None):
     """
     Args:
         out: a file for the picture, .png, .pdf or .svg.
-        model_size: 124M (the default), 355M, 774M, 1558M, or the name of any folder in models_dir, as shakespeare.
-        models_dir: the folder of models; official ones are downloaded into it.
+        model_size: 124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
+        models_dir: the folder of models, into which official ones are downloaded; by default models/ beside gpt2.py.
     """
+
+
+def check_given(needed: list[str], given: dict[str, object]) -> None:
+    """ValueError if an argument is missing that the command cannot do without."""
+    for name in needed:
+        if given.get(name) is None:
+            raise ValueError(f"{name} is missing: --help says what it is")
 
 
 def _terminal_parameter(parameter):
@@ -100,20 +110,14 @@ def _arguments(function):
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
-def load(model_size: str | None = None, models_dir: str = "models"):
-    """The model that a command asks."""
-    return load_encoder_hparams_and_params(model_size, models_dir)
-
-
-def read_text(text: str | None = None) -> str:
+def read_text(text: str | None = None, model=None) -> str:
     """The text of a command.
 
     Args:
-        text: the text; without it, what is piped into stdin; an empty one starts a new text.
+        text: the text; without it, what is piped into stdin; an empty one begins a new text.
     """
-    if text is not None:
-        return text
-    return "" if sys.stdin is None or sys.stdin.isatty() else read_stdin()
+    encoder, hparams, _ = model
+    return terminal.read_text(text, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
 
 
 def print_tables(tables: Table | list[Table], width: int | None = None):

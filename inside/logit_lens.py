@@ -27,11 +27,11 @@ class LogitLens(NamedTuple):
 
 
 def logit_lens(text: str | Sequence[int], model, k: int = 1, hook=None) -> LogitLens:
-    """What each layer would predict at each position if it were the last: the logit lens (nostalgebraist,
-    "interpreting GPT: the logit lens", 2020, https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru).
+    """What each layer would predict at each position if it were the last: the logit lens.
 
     The residual stream after a layer is read the way the model reads it after its last layer (`unembed`). So the last
-    layer's predictions are the model's own.
+    layer's predictions are the model's own. (nostalgebraist, "interpreting GPT: the logit lens", 2020,
+    https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru)
 
     Args:
         text, model: as in `tokens`.

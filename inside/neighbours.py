@@ -47,6 +47,8 @@ def neighbours(expression: str, model, k: int = 10) -> Neighbours:
     ['·queen', '·her', '·prince']
     """
     encoder, hparams, params = check_model(model)
+    if encoder is None:
+        raise TypeError("this model has no tokenizer (encoder is None), which finds the tokens of an expression")
     if not isinstance(expression, str):
         raise TypeError(f"the expression must be a str such as 'king - man + woman', not {expression!r}")
     signs, ids = _terms(expression, model)

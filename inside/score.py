@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2 import gpt2
-from inside.command import Table, command, read_text
+from inside.command import Table, command
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
-from inside.tokens import end_of_text, quote, tokens
+from inside.tokens import quote, tokens
+from runtime import terminal
+from runtime.arguments import CommandLineError
 from runtime.checks import check_whole
-from runtime.terminal import notice
 
 
 @titled
@@ -61,8 +62,10 @@ def score(text: str | Sequence[int], model, stride: int | None = None, hook=None
     check_whole("stride", stride, 1, n_ctx, "the context, n_ctx")
     if len(text) == 0:
         raise ValueError("there is nothing to score: the text is empty")
+    if encoder is None:
+        raise TypeError("this model has no tokenizer (encoder is None), so it has no <|endoftext|> to score from")
     ids, pieces = tokens(text, model)
-    inputs = np.concatenate([[end_of_text(encoder)], ids[:-1]])  # each token is predicted from the one before it
+    inputs = np.concatenate([encoder.new_text(), ids[:-1]])  # each token is predicted from the one before it
     log_probs = np.empty(len(ids))
     start = done = 0
     while done < len(ids):
@@ -81,7 +84,7 @@ def score(text: str | Sequence[int], model, stride: int | None = None, hook=None
                               f"{perplexity:,.1f} in {quote(ids, encoder)}")
 
 
-def read_text_or_file(text: str | None = None, *, file: str | None = None) -> str:
+def read_text_or_file(text: str | None = None, model=None, *, file: str | None = None) -> str:
     """The text to score.
 
     Args:
@@ -89,9 +92,9 @@ def read_text_or_file(text: str | None = None, *, file: str | None = None) -> st
         file: a file of UTF-8 text to score instead.
     """
     if file is None:
-        return read_text(text)
+        return terminal.read_text(text)
     if text is not None:
-        raise ValueError(f"score a text or a file, not both: got {text!r} and --file {file}")
+        raise CommandLineError(f"score a text or a file, not both: got {text!r} and --file {file}")
     try:
         return Path(file).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -109,7 +112,7 @@ def table_score(result, *, each: bool | None = None) -> list[Table]:
         raise TypeError(f"each must be True or False, not {each!r}")
     n, listed = len(result.ids), []
     if each is None and n > 256:
-        notice(f"the text has {n:,} tokens, which are not listed; --each True lists them")
+        terminal.notice(f"the text has {n:,} tokens, which are not listed; --each True lists them")
     elif each is not False:
         listed = [Table("<>>>", ["token", "id", "log-probability", "probability"],
                         [[piece, str(i), f"{p:.4f}", f"{math.exp(p):.2%}"]

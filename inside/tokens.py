@@ -46,7 +46,7 @@ def tokens(text: str | Sequence[int], model) -> Tokens:
     if isinstance(text, str):
         if encoder is None:
             raise TypeError(f"this model has no tokenizer (encoder is None): give token ids, not the text {text!r}")
-        ids = encoder.encode(text) or [end_of_text(encoder)]
+        ids = encoder.encode(text) or encoder.new_text()
     ids = check_ids(ids, hparams["n_vocab"])
     counted = "1 token and its id" if len(ids) == 1 else f"{len(ids)} tokens and their ids"
     return with_title(Tokens(ids, pieces_of(ids, encoder)), f"{model_name(model)}: {counted}")
@@ -70,13 +70,6 @@ def visible(data: bytes) -> str:
         else:
             piece += character
     return piece
-
-
-def end_of_text(encoder) -> int:
-    """The id of <|endoftext|>; ValueError if the vocabulary has none."""
-    if encoder.eot_token is None:
-        raise ValueError("this vocabulary has no <|endoftext|> to start a text from")
-    return encoder.eot_token
 
 
 def one_token(token: str | int, model, name: str = "token") -> int:
