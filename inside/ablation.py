@@ -73,7 +73,7 @@ def table_ablation(result) -> Table:
     """`Ablation` as a table: a row for each layer, a column for each head."""
     columns = [f"head {head}" for head in range(result.change.shape[1])] if result.what == "z" else [result.what]
     return Table(">" + ">" * len(columns), ["layer", *columns],
-                 [[str(layer), *(f"{value:+.3f}" for value in row)] for layer, row in enumerate(result.change)],
+                 [[str(layer), *(f"{round(value, 2) + 0:+.2f}" for value in row)] for layer, row in enumerate(result.change)],
                  n_repeated=1)
 
 

@@ -63,7 +63,7 @@ def command(function: Callable, table: Callable, plot: Callable, *, read: Callab
         print_tables(tables)
         save(plot, result, given.get("out"))
 
-    documented = {}
+    documented: dict[str, str] = {}
     for documents in (_finish, table, function, reader):
         documented |= _arguments(documents)
     run.__name__ = run.__qualname__ = function.__name__
@@ -100,7 +100,7 @@ def _terminal_parameter(parameter):
 
 
 def _summary(function):
-    return " ".join(inspect.getdoc(function).partition("\n\n")[0].split())
+    return " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
 
 
 def _arguments(function):
@@ -140,7 +140,8 @@ def print_table(table: Table, width: int):
     """Print a table no wider than `width` columns; a wide (East Asian) character counts twice."""
     rows = table.rows if table.header is None else [table.header, *table.rows]
     sizes = [max(map(_size, column), default=0) for column in zip(*rows, strict=True)]
-    fixed, blocks, used = list(range(table.n_repeated)), [], width + 1
+    fixed, used = list(range(table.n_repeated)), width + 1
+    blocks: list[list[int]] = []
     for i in range(table.n_repeated, len(sizes)):
         if used + 2 + sizes[i] > width and (table.n_repeated or not blocks):
             blocks.append(list(fixed))

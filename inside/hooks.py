@@ -134,8 +134,10 @@ def compose(*hooks) -> Intervention:
                 array = replacement = changed
         return replacement
 
-    names = [frozenset() if isinstance(hook, record) else getattr(hook, "names", None) for hook in hooks]
-    return Intervention(composed, None if None in names else frozenset().union(*names))
+    changing = [hook for hook in hooks if not isinstance(hook, record)]
+    if not all(isinstance(hook, Intervention) and hook.names is not None for hook in changing):
+        return Intervention(composed)
+    return Intervention(composed, {name for hook in changing for name in hook.names})
 
 
 def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits: int | None = 1, hook=None):

@@ -35,7 +35,7 @@ def parameters(model) -> Parameters:
     '2,915,328'
     """
     params = check_model(model)[2]
-    parts = {}  # name -> [shapes of one layer, count, number of layers]
+    parts: dict[str, list] = {}  # name -> [shapes of one layer, count, number of layers]
 
     def add(name, arrays):
         part = parts.setdefault(name, [", ".join(f"{key} {list(array.shape)}" for key, array in arrays.items()), 0, 0])
@@ -53,8 +53,9 @@ def parameters(model) -> Parameters:
                     add(f"blocks.*.{group}.{name}", dict(sorted(arrays.items(), reverse=True)))  # w before b
     add("ln_f", params["ln_f"])
     names = [name.replace("*", f"0-{n - 1}" if n > 1 else "0") for name, (_, _, n) in parts.items()]
-    counts = np.array([count for _, count, _ in parts.values()])
-    return with_title(Parameters(names, [shapes for shapes, _, _ in parts.values()], counts, int(counts.sum())),
+    shapes = [part[0] for part in parts.values()]
+    counts = np.array([part[1] for part in parts.values()])
+    return with_title(Parameters(names, shapes, counts, int(counts.sum())),
                       f"{model_name(model)}: {counts.sum():,} parameters")
 
 

@@ -97,11 +97,9 @@ def table_patching(result) -> Table:
 def plot_patching(result, ax=None):
     """Draw `Patching` as a grid, a row for each layer; where the texts differ, a column names both tokens."""
     if result.at == "z":
-        labels, what = range(result.grid.shape[1]), "head"
-    else:
-        labels = [a if a == b else f"{a} / {b}" for a, b in zip(result.clean, result.corrupted, strict=True)]
-        what = "token: clean / corrupted"
-    return plot_grid(result.grid, ax, labels, what, "0: corrupted, 1: clean", result.title)
+        return plot_grid(result.grid, ax, range(result.grid.shape[1]), "head", "0: corrupted, 1: clean", result.title)
+    tokens = [a if a == b else f"{a} / {b}" for a, b in zip(result.clean, result.corrupted, strict=True)]
+    return plot_grid(result.grid, ax, tokens, "token: clean / corrupted", "0: corrupted, 1: clean", result.title)
 
 
 show_patching = command(patching, table_patching, plot_patching)

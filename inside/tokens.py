@@ -42,12 +42,12 @@ def tokens(text: str | Sequence[int], model) -> Tokens:
     ['O', '·Romeo']
     """
     encoder, hparams, _ = check_model(model)
-    ids = text
     if isinstance(text, str):
         if encoder is None:
             raise TypeError(f"this model has no tokenizer (encoder is None): give token ids, not the text {text!r}")
-        ids = encoder.encode(text) or encoder.new_text()
-    ids = check_ids(ids, hparams["n_vocab"])
+        ids = check_ids(encoder.encode(text) or encoder.new_text(), hparams["n_vocab"])
+    else:
+        ids = check_ids(text, hparams["n_vocab"])
     counted = "1 token and its id" if len(ids) == 1 else f"{len(ids)} tokens and their ids"
     return with_title(Tokens(ids, pieces_of(ids, encoder)), f"{model_name(model)}: {counted}")
 
@@ -89,7 +89,7 @@ def one_token(token: str | int, model, name: str = "token") -> int:
         return int(check_ids([token], hparams["n_vocab"])[0])
     if not token:
         raise ValueError(f"{name} is empty: it must be one token, for instance ' king'")
-    ids = tokens(token, model).ids if encoder is not None else []
+    ids = [] if encoder is None else encoder.encode(token)
     if len(ids) == 1:
         return int(ids[0])
     if re.fullmatch(r"#\d+", token):
