@@ -43,9 +43,9 @@ def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z
     Raises:
         TypeError, ValueError: an argument is not as described, or the text is longer than the context.
 
-    >>> result = ablation("First Citizen:\\nSpeak.\\n\\nSecond Citizen:\\nNo.\\n\\nFirst", model, " C")
-    >>> np.unravel_index(result.change.argmin(), result.change.shape)
-    (np.int64(1), np.int64(5))
+    >>> change = ablation("First Citizen. Second Citizen. First", model, answer=" C").change
+    >>> divmod(int(change.argmin()), 6)  # layer and head
+    (1, 5)
     """
     encoder, hparams, _ = check_model(model)
     check_choice("what", what, KINDS)
@@ -73,8 +73,8 @@ def table_ablation(result) -> Table:
     """`Ablation` as a table: a row for each layer, a column for each head."""
     columns = [f"head {head}" for head in range(result.change.shape[1])] if result.what == "z" else [result.what]
     return Table(">" + ">" * len(columns), ["layer", *columns],
-                 [[str(layer), *(f"{round(value, 2) + 0:+.2f}" for value in row)] for layer, row in enumerate(result.change)],
-                 n_repeated=1)
+                 [[str(layer), *(f"{round(value, 2) + 0:+.2f}" for value in row)]  # + 0: no -0.00
+                  for layer, row in enumerate(result.change)], n_repeated=1)
 
 
 def plot_ablation(result, ax=None):

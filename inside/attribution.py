@@ -46,9 +46,10 @@ def attribution(text: str | Sequence[int], model, answer: str | int, wrong: str 
     Raises:
         TypeError, ValueError: an argument is not as described, or the text is longer than the context.
 
-    >>> names, values = attribution("First Citizen:\\nSpeak.\\n\\nSecond Citizen:\\nNo.\\n\\nFirst", model, " C", " S")
-    >>> names[int(values.argmax())]
-    'blocks.1.attn_out'
+    >>> text = "First Citizen. Second Citizen. First"
+    >>> names, values = attribution(text, model, answer=" C", wrong=" S", heads=True)
+    >>> names[values.argmax()]
+    'blocks.1.attn.z.5'
     """
     encoder, hparams, params = check_model(model)
     if not isinstance(heads, (bool, np.bool_)):

@@ -162,11 +162,10 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
     Raises:
         ValueError: an intervention changes a layer that the model has not.
 
-    >>> encoder = model[0]
-    >>> ids, due = encoder.encode("First Citizen:\\nSpeak.\\n\\nSecond Citizen:\\nNo.\\n\\nFirst"), encoder.encode(" C")
-    >>> logits = sweep(ids, model, [None, zero(1, 5)], lambda logits: logits[-1, due[0]])
-    >>> bool(logits[1] < logits[0])
-    True
+    >>> ids = model[0].encode("First Citizen. Second Citizen. First")
+    >>> best = sweep(ids, model, [None, zero(1, 5)], lambda logits: logits[-1].argmax())
+    >>> model[0].decode(best)
+    ' C,'
     """
     _, hparams, params = check_model(model)
     blocks = params["blocks"]

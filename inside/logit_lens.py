@@ -44,8 +44,8 @@ def logit_lens(text: str | Sequence[int], model, k: int = 1, hook=None) -> Logit
     Raises:
         TypeError, ValueError: an argument is not as described, or the text is longer than the context.
 
-    >>> logit_lens("The king and the", model).predictions[:, -1, 0].tolist()
-    []
+    >>> logit_lens("First Citizen. Second Citizen. First", model).predictions[:, -1, 0].tolist()
+    ['·S', '·C', '·C', '·C', '·C', '·C']
     """
     encoder, hparams, params = check_model(model)
     check_whole("k", k, 1, hparams["n_vocab"], "the size of the vocabulary")
@@ -85,7 +85,7 @@ def plot_logit_lens(result, ax=None):
     p = result.probabilities[:, :, 0].T  # [n_seq, n_layer]
     image = ax.imshow(p, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     size = min(8, 0.95 * height / n / LINE)
-    longest = min(9, int(width / n_layer / (size * CHARACTER)))  # characters in a cell
+    longest = min(9, int(width / n_layer / (1.3 * size * CHARACTER)))  # characters in a cell; capitals are wide
     if size >= 5 and longest >= 3:
         for i, row in enumerate(result.predictions[:, :, 0].T):
             for j, label in enumerate(legible(row, longest)):

@@ -49,8 +49,10 @@ def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model, 
         TypeError, ValueError: an argument is not as described; the texts have different numbers of tokens (the message
             has both, token by token); the metric is the same in both.
 
-    >>> patching("The king and the queen", "The duke and the queen", model, answer=".", at="z").grid.shape
-    (6, 6)
+    >>> clean, corrupted = "First Murderer. Second Murderer. First", "First Senator. Second Senator. First"
+    >>> grid = patching(clean, corrupted, model, answer=" M", wrong=" S", at="z").grid
+    >>> divmod(int(grid.argmax()), 6)  # layer and head
+    (1, 5)
     """
     encoder, hparams, params = check_model(model)
     check_choice("at", at, PLACES)

@@ -33,10 +33,10 @@ def new_axes(ax, width, height, margins=(1.2, 1.0)):
     """
     Figure = figure_class()
     if ax is not None and not isinstance(ax, Figure):
-        box, dpi = ax.get_window_extent(), ax.figure.dpi
-        if ax.figure.get_layout_engine() is None:
-            return ax, box.width / dpi, box.height / dpi
-        return ax, 0.7 * box.width / dpi, 0.6 * box.height / dpi  # the layout will take room for labels
+        width, height = (ax.get_window_extent().size / ax.figure.dpi).tolist()
+        if ax.figure.get_layout_engine() is not None:  # it will take room for labels
+            width, height = max(width - 0.8, 0.7 * width), max(height - 1.2, 0.6 * height)
+        return ax, width, height
     size = [min(LARGEST, inner + margin) for inner, margin in zip((width, height), margins, strict=True)]
     if ax is None:
         from matplotlib import pyplot

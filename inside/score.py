@@ -54,7 +54,7 @@ def score(text: str | Sequence[int], model, stride: int | None = None, hook=None
         TypeError, ValueError: an argument is not as described.
 
     >>> round(score("To be, or not to be", model).bits_per_byte, 1)
-    2.5
+    2.1
     """
     encoder, hparams, params = check_model(model)
     n_ctx = hparams["n_ctx"]

@@ -39,7 +39,7 @@ def tokens(text: str | Sequence[int], model) -> Tokens:
             <|endoftext|>.
 
     >>> tokens("O Romeo", model).pieces
-    ['O', '·Romeo']
+    ['O', '·Rome', 'o']
     """
     encoder, hparams, _ = check_model(model)
     if isinstance(text, str):

@@ -20,6 +20,11 @@ def outputs(notebook):
     return texts, pictures
 
 
+def run_notebook(notebook, folder):
+    """Run all code cells with the working directory `folder`; raises where a cell does."""
+    NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+
+
 def test_the_notebook_runs_and_shows_what_is_committed():
     committed = nbformat.read(PATH, as_version=4)
     nbformat.validate(committed)
@@ -28,14 +33,13 @@ def test_the_notebook_runs_and_shows_what_is_committed():
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    NotebookClient(notebook, timeout=60, kernel_name="python3",
-                   resources={"metadata": {"path": str(PATH.parent)}}).execute()  # raises where a cell does
+    run_notebook(notebook, PATH.parent)
     (texts, pictures), (committed_texts, committed_pictures) = outputs(notebook), outputs(committed)
     assert re.sub(NUMBER, "#", "".join(texts)) == re.sub(NUMBER, "#", "".join(committed_texts))
     numbers, committed_numbers = ([float(number) for number in re.findall(NUMBER, "".join(run))]
                                   for run in (texts, committed_texts))
     assert numbers == pytest.approx(committed_numbers, abs=0.02)  # another processor may round a last digit otherwise
-    assert len(pictures) == len(committed_pictures) == 11
+    assert len(pictures) == len(committed_pictures) == 14
     for picture, shown in zip(pictures, committed_pictures):
         for data in (picture, shown):
             width, height, n_values = read_png(data)
@@ -43,3 +47,12 @@ def test_the_notebook_runs_and_shows_what_is_committed():
     warned = "".join(output.text for cell in notebook.cells for output in cell.get("outputs", [])
                      if output.get("name") == "stderr")
     assert "Warning" not in warned  # of glyphs that the font lacks, for instance
+
+
+def test_the_notebook_finds_the_modules_from_the_repositorys_root_too():
+    notebook = nbformat.read(PATH, as_version=4)
+    first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells = notebook.cells[: first + 1]
+    notebook.cells[first].outputs = []
+    run_notebook(notebook, ROOT)
+    assert "'name': 'shakespeare'" in notebook.cells[first].outputs[0]["data"]["text/plain"]

@@ -1,0 +1,261 @@
+"""Hooks: the values that gpt2 shows against TensorFlow's, replacing them, and the hooks that people combine."""
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from helpers import MODELS, ROOT
+
+import lens
+from gpt2 import generate, gpt2
+
+TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
+KOREAN = "안녕 $x$ 🤖\t\n"
+
+
+def without_head(layer, head):
+    def hook(name, x):
+        if name == f"blocks.{layer}.attn.z":
+            x = x.copy()
+            x[:, head] = 0
+            return x
+
+    return hook
+
+
+# --- what a hook sees ---
+
+
+def assert_hooks_agree(hparams, params, ids, theirs):
+    seen = {}
+    logits = gpt2(ids, **params, n_head=hparams["n_head"], hook=seen.__setitem__)
+    assert set(seen) == set(theirs) and len(seen) == 4 + 15 * hparams["n_layer"]
+    for name, array in theirs.items():
+        assert seen[name].shape == array.shape, name
+        np.testing.assert_allclose(seen[name], array, rtol=1e-4, atol=2e-4, err_msg=name)
+    np.testing.assert_array_equal(seen["logits"], logits)
+
+
+@pytest.mark.parametrize("i", range(6))
+def test_every_value_that_a_hook_sees_is_tensorflows_on_the_tiny_checkpoint(tiny, tf_gpt2, i):
+    (_, hparams, params), expected = tiny
+    ids = expected[f"ids_{i}"]
+    assert_hooks_agree(hparams, params, ids, tf_gpt2(ROOT / "tests" / "data" / "openai-tiny", ids))
+
+
+@pytest.mark.parametrize("text", [TEXT, KOREAN])
+def test_every_value_that_a_hook_sees_is_tensorflows_on_the_bundled_model(shakespeare, tf_gpt2, text):
+    encoder, hparams, params = shakespeare
+    ids = encoder.encode(text)
+    assert_hooks_agree(hparams, params, ids, tf_gpt2(MODELS / "shakespeare", ids))
+
+
+def test_hook_names_are_those_that_gpt2_calls(shakespeare):
+    names = []
+    gpt2([1], **shakespeare.params, n_head=6, hook=lambda name, x: names.append(name))
+    assert sorted(names) == sorted(lens.hook_names(6))
+
+
+def test_the_documentation_lists_every_name_with_its_shape(shakespeare):
+    _, hparams, params = shakespeare
+    seen, n_listed = {}, 0
+    gpt2([5, 6, 7], **params, n_head=hparams["n_head"], hook=seen.__setitem__)
+    sizes = {**hparams, "d_head": 32, "n_seq": 3, "n_query": 3, "n_key": 3, "n_logits": 3, "4 * n_embd": 768}
+    page = (ROOT / "docs" / "looking-inside.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \| `\[(.*?)\]` \|", page, re.M)
+    for names, shape in rows:
+        first, *others = re.findall(r"`(.*?)`", names)
+        for name in [first, *(first.rpartition(".")[0] + other if other[0] == "." else other for other in others)]:
+            assert seen[name.replace("{i}", "3")].shape == tuple(sizes[size] for size in shape.split(", ")), name
+            n_listed += 1
+    assert n_listed == 4 + 15
+
+
+def test_what_was_recorded_stays_as_it_was(shakespeare):
+    encoder, hparams, params = shakespeare
+    seen, digests = {}, {}
+    digest = lambda x: hashlib.sha256(np.ascontiguousarray(x)).hexdigest()
+
+    def hook(name, x):
+        seen.setdefault(name, []).append(x)
+        digests.setdefault(name, []).append(digest(x))
+
+    generate(encoder.encode(TEXT), params, hparams["n_head"], 5, hook=hook, temperature=0.9, top_k=9, top_p=0.9, seed=1)
+    assert {name: [digest(x) for x in arrays] for name, arrays in seen.items()} == digests
+    assert len(digests["logits"]) == 5
+
+
+def test_a_hook_sees_in_cached_generation_what_it_sees_in_a_whole_pass(shakespeare):
+    encoder, hparams, params = shakespeare
+    ids, seen, whole = encoder.encode(TEXT), {}, {}
+    new_ids = generate(ids, params, hparams["n_head"], 4, hook=lambda name, x: seen.setdefault(name, []).append(x))
+    everything = ids + new_ids[:-1]
+    gpt2(everything, **params, n_head=hparams["n_head"], hook=whole.__setitem__)
+    assert set(seen) == set(whole)
+    for name, arrays in seen.items():
+        assert len(arrays) == 4
+        for step, array in enumerate(arrays[1:]):
+            at = len(ids) + step  # the position of the one row
+            expected = whole[name]
+            if name.endswith((".attn_scores", ".pattern")):
+                expected = expected[:, at : at + 1, : at + 1]  # [n_head, 1, n_key]
+            else:
+                expected = expected[at : at + 1]
+            assert array.shape == expected.shape, name
+            np.testing.assert_allclose(array, expected, rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+# --- what a hook replaces ---
+
+
+def test_zeroing_a_heads_z_is_zeroing_its_rows_of_c_proj(shakespeare):
+    encoder, hparams, params = shakespeare
+    ids, n_head, d_head = encoder.encode(TEXT), hparams["n_head"], hparams["n_embd"] // hparams["n_head"]
+    plain = gpt2(ids, **params, n_head=n_head)
+    for layer, head in ((0, 0), (1, 5), (5, 3)):
+        w = params["blocks"][layer]["attn"]["c_proj"]["w"].copy()
+        w[head * d_head : (head + 1) * d_head] = 0
+        blocks = list(params["blocks"])
+        attn = blocks[layer]["attn"]
+        blocks[layer] = {**blocks[layer], "attn": {**attn, "c_proj": {**attn["c_proj"], "w": w}}}
+        expected = gpt2(ids, **{**params, "blocks": blocks}, n_head=n_head)
+        ablated = gpt2(ids, **params, n_head=n_head, hook=without_head(layer, head))
+        np.testing.assert_allclose(ablated, expected, atol=1e-4)
+        assert np.abs(ablated - plain).max() > 0.05
+
+
+def test_every_name_can_be_replaced(shakespeare):
+    encoder, hparams, params = shakespeare
+    ids, other, names = encoder.encode("O Romeo"), {}, {}
+    options = {**params, "n_head": hparams["n_head"]}
+    plain = gpt2(ids, **options, hook=names.__setitem__)
+    np.testing.assert_allclose(gpt2(ids, **options, hook=lambda name, x: x.copy()), plain, atol=1e-4)
+    gpt2(encoder.encode("ROMEO: Speak")[: len(ids)], **options, hook=other.__setitem__)
+    for name in names:
+        if name != "pos_embed":  # the same in every text
+            patched = gpt2(ids, **options, hook=lambda at, x, name=name: other[name] if at == name else None)
+            assert np.abs(patched - plain).max() > 1e-3, name
+    # A layer's whole stream from the other text: what follows is that text's.
+    patched = gpt2(ids, **options, hook=lambda at, x: other[at] if at == "blocks.5.resid_post" else None)
+    np.testing.assert_allclose(patched, other["logits"], atol=1e-4)
+
+
+def test_replaced_keys_reach_the_cache(shakespeare):
+    encoder, hparams, params = shakespeare
+    ids = encoder.encode(TEXT)
+
+    def hook(name, x):
+        return np.zeros_like(x) if name.endswith("attn.v") else None
+
+    full = list(ids)
+    for _ in range(6):
+        full.append(int(gpt2(full, **params, n_head=hparams["n_head"], hook=hook)[-1].argmax()))
+    assert generate(ids, params, hparams["n_head"], 6, hook=hook) == full[len(ids) :]
+    assert full[len(ids) :] != generate(ids, params, hparams["n_head"], 6)
+
+
+@pytest.mark.parametrize("replacement, error, message", [
+    (np.zeros(3), ValueError, r"the hook returned shape \[3\] for blocks.2.mlp.pre, which has \[2, 768\]"),
+    (0.0, TypeError, "the hook returned float for blocks.2.mlp.pre: return an array"),
+    ([[0.0]], TypeError, "the hook returned list for blocks.2.mlp.pre"),
+])
+def test_a_bad_replacement_is_refused(shakespeare, replacement, error, message):
+    _, hparams, params = shakespeare
+    with pytest.raises(error, match=message):
+        gpt2([1, 2], **params, n_head=hparams["n_head"],
+             hook=lambda name, x: replacement if name == "blocks.2.mlp.pre" else None)
+
+
+# --- hooks to combine ---
+
+
+def test_record_keeps_the_names_it_is_asked_for(shakespeare):
+    ids = shakespeare.encoder.encode(TEXT)
+    everything = lens.record()
+    shakespeare.forward(ids, hook=everything)
+    assert set(everything) == set(lens.hook_names(6)) and len(everything) == 4 + 15 * 6
+    some = lens.record(["blocks.*.attn.z", "logits"])
+    shakespeare.forward(ids, hook=some)
+    assert set(some) == {"logits", *(f"blocks.{i}.attn.z" for i in range(6))}
+    for name, array in some.items():
+        np.testing.assert_array_equal(array, everything[name])
+    with pytest.raises(KeyError, match="embed was not recorded: these are: blocks.0.attn.z"):
+        some["embed"]
+
+
+def test_zero_and_mean_change_one_head_only(shakespeare):
+    ids, before = shakespeare.encoder.encode(TEXT), lens.record("blocks.1.attn.z")
+    shakespeare.forward(ids, hook=before)
+    z = before["blocks.1.attn.z"]
+    for hook, expected in ((lens.zero(1, 5), np.zeros_like(z[:, 5])),
+                           (lens.mean(1, 5), np.broadcast_to(z[:, 5].mean(axis=0), z[:, 5].shape))):
+        after = lens.record("blocks.1.attn.z")
+        shakespeare.forward(ids, hook=lens.compose(hook, after))
+        np.testing.assert_allclose(after["blocks.1.attn.z"][:, 5], expected, atol=1e-6)
+        np.testing.assert_allclose(after["blocks.1.attn.z"][:, :5], z[:, :5], atol=1e-5)
+    attention_out = lens.record("blocks.2.attn_out")
+    shakespeare.forward(ids, hook=lens.compose(lens.zero(2, what="attn_out"), attention_out))
+    assert not attention_out["blocks.2.attn_out"].any()
+
+
+@pytest.mark.parametrize("name, positions, heads, changed", [
+    ("blocks.2.resid_pre", None, None, np.s_[:]),
+    ("blocks.2.resid_pre", -1, None, np.s_[-1]),
+    ("blocks.2.mlp.post", [0, 3], None, np.s_[[0, 3]]),
+    ("blocks.2.attn.v", slice(2, 5), 1, np.s_[2:5, 1]),
+    ("blocks.2.attn.z", None, [0, 4], np.s_[:, [0, 4]]),
+    ("blocks.2.attn.pattern", 3, [0, 4], np.s_[[0, 4], 3]),
+    ("blocks.2.attn.attn_scores", None, 2, np.s_[2]),
+])
+def test_patch_changes_some_positions_and_heads(shakespeare, name, positions, heads, changed):
+    ids, seen = shakespeare.encoder.encode(TEXT), lens.record(name)
+    shakespeare.forward(ids, hook=seen)
+    array = np.full_like(seen[name], 7)
+    expected = seen[name].copy()
+    expected[changed] = 7
+    after = lens.record(name)
+    shakespeare.forward(ids, hook=lens.compose(lens.patch(name, array, positions, heads), after))
+    np.testing.assert_allclose(after[name], expected, atol=1e-5)
+
+
+def test_compose_gives_each_hook_what_the_one_before_it_left():
+    add = lambda name, x: x + 1
+    double = lambda name, x: 2 * x
+    x = np.float32([3])
+    assert lens.compose(add, double)("embed", x).tolist() == [8]
+    assert lens.compose(double, None, add, lambda name, x: None)("embed", x).tolist() == [7]
+    assert lens.compose()("embed", x) is None and lens.compose(None, lambda name, x: None)("embed", x) is None
+
+
+def hooks_of_every_kind(seen):
+    plain_function = lambda name, x: np.zeros_like(x) if name == "blocks.3.mlp_out" else None
+    return [None, lens.zero(0, 3), lens.mean(1, 4), lens.zero(5, what="mlp_out"), plain_function,
+            lens.patch("blocks.4.resid_pre", 2 * seen["blocks.4.resid_pre"], positions=2),
+            lens.patch("blocks.2.resid_post", seen["embed"]), lens.patch("embed", seen["pos_embed"]),
+            lens.patch("ln_final.normalized", seen["embed"][-1:]), lens.compose(lens.zero(4, 1), lens.mean(2, 2)),
+            lens.compose(lens.zero(4, 1), plain_function)]
+
+
+@pytest.mark.parametrize("base", [None, lens.zero(1, 5), lambda name, x: x / 2 if name.endswith("attn_out") else None])
+def test_a_sweep_is_a_pass_for_each_intervention(shakespeare, base):
+    ids, seen = shakespeare.encoder.encode(TEXT), lens.record()
+    shakespeare.forward(ids, hook=seen)
+    interventions = hooks_of_every_kind(seen)
+    swept = lens.sweep(ids, shakespeare, iter(interventions), lambda logits: logits[-1], hook=base)
+    expected = [shakespeare.forward(ids, n_logits=1, hook=lens.compose(base, hook))[-1] for hook in interventions]
+    np.testing.assert_allclose(swept, expected, atol=2e-4)
+    assert np.abs(swept[1:] - swept[0]).max(axis=1).min() > 0.01  # each changed something
+
+
+def test_a_sweep_restarts_each_run_at_the_layer_where_it_differs(shakespeare):
+    ids, n_blocks = shakespeare.encoder.encode(TEXT), []
+    count = lambda name, x: n_blocks.append(name) if name.endswith("mlp_out") else None
+    lens.sweep(ids, shakespeare, [lens.zero(4, 0), lens.zero(1, 0)], lambda logits: 0, hook=count)
+    assert n_blocks == [f"blocks.{i}.mlp_out" for i in (0, 1, 2, 3, 4, 5, 4, 5, 1, 2, 3, 4, 5)]
+
+
+def test_a_sweeps_metric_gets_as_many_rows_as_wanted(shakespeare):
+    ids = shakespeare.encoder.encode(TEXT)
+    for n_logits, expected in ((1, 1), (3, 3), (None, len(ids))):
+        shapes = lens.sweep(ids, shakespeare, [lens.zero(5, 0)], lambda logits: logits.shape, n_logits=n_logits)
+        assert shapes.tolist() == [[expected, 1024]]

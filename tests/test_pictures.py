@@ -1,0 +1,183 @@
+"""The pictures: every token is shown, labels stay legible, titles name model and text, sizes stay bounded."""
+import io
+import sys
+
+import numpy as np
+import pytest
+from helpers import random_model, read_png
+
+import lens
+from inside.pictures import legible
+
+TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
+KOREAN = "안녕 $x$ 🤖\t\n"
+
+
+def draw(plot, result):
+    """The Axes of a picture without a display, drawn once; a character that the font lacks is an error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    ax = plot(result, figure)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=40)
+    assert read_png(file.getvalue())[2] > 20
+    assert ax.figure is figure
+    return ax
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", [KOREAN, "x", (TEXT * 3)[:110]], ids=["korean", "one", "long"])
+def test_plots_show_every_token(shakespeare, text):
+    result = lens.tokens(text, shakespeare)
+    pieces, n = result.pieces, len(result.pieces)
+    assert n == {KOREAN: 17, "x": 1}.get(text, n) and (n < 18 or 40 <= n < 50)
+    ticks = lambda axis: [label.get_text() for label in axis.get_ticklabels()]
+    ax = draw(lens.plot_tokens, result)
+    assert [t.get_text() for t in ax.texts] == [s for i, piece in zip(result.ids, pieces) for s in (piece, str(i))]
+    ax = draw(lens.plot_attention, lens.attention(text, shakespeare, 1, 5))
+    assert ticks(ax.xaxis) == ticks(ax.yaxis) == pieces
+    pattern = ax.images[0].get_array()
+    np.testing.assert_array_equal(pattern.mask, np.triu(np.ones((n, n), bool), 1))  # the causal mask is seen
+    assert "token" in ax.get_xlabel() and "token" in ax.get_ylabel() and len(ax.figure.axes) == 2  # the colour bar
+    ax = draw(lens.plot_attention, lens.attention(text, shakespeare, 1))
+    assert len(ax.images) == 6 and ticks(ax.xaxis) == pieces * 3 and ticks(ax.yaxis) == pieces * 2
+    ax = draw(lens.plot_logit_lens, lens.logit_lens(text, shakespeare))
+    assert ticks(ax.yaxis) == pieces and len(ax.texts) == 6 * n and len(ax.figure.axes) == 2
+    ax = draw(lens.plot_score, lens.score(text, shakespeare))
+    assert ticks(ax.xaxis) == pieces and len(ax.patches) == n
+
+
+@pytest.mark.filterwarnings("error")
+def test_bar_plots_and_a_given_axes(shakespeare):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3))
+    for plot, result in ((lens.plot_next_tokens, lens.next_tokens(TEXT, shakespeare, k=7)),
+                         (lens.plot_neighbours, lens.neighbours("king", shakespeare, k=7)),
+                         (lens.plot_parameters, lens.parameters(shakespeare))):
+        ax = draw(plot, result)
+        assert len(ax.patches) == len(result[0]) and ax.get_xlabel() and ax.get_ylabel()
+        given = figure.add_subplot()
+        assert plot(result, given) is given
+        assert [bar.get_width() for bar in given.patches] == list(result[2])
+    assert figure.get_size_inches().tolist() == [9, 3]  # the figure of a given Axes stays as it is
+
+
+def test_characters_that_the_font_lacks_are_named(shakespeare):
+    labels = legible(["안", "·↵⇥", "🤖", "a" * 30])
+    assert labels == ["<U+C548>", "·↵⇥", "<U+1F916>", "a" * 13 + "…"]
+
+
+def test_without_matplotlib_the_numbers_come_and_the_error_says_what_to_install(shakespeare, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        lens.plot_tokens(lens.tokens("x", shakespeare))
+
+
+# --- titles, sizes, overlaps ---
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A model with as many layers and heads as the 124M, and random weights."""
+    return random_model(n_vocab=1024, n_ctx=1024, n_embd=24, n_head=12, n_layer=12)
+
+
+def every_picture(text, model):
+    """(plot function, its result) of each question about a text."""
+    corrupted = [7, *lens.tokens(text, model).ids[1:]]
+    return [(lens.plot_tokens, lens.tokens(text, model)), (lens.plot_next_tokens, lens.next_tokens(text, model)),
+            (lens.plot_attention, lens.attention(text, model)),
+            (lens.plot_attention, lens.attention(text, model, 1, 2)),
+            (lens.plot_logit_lens, lens.logit_lens(text, model)),
+            (lens.plot_attribution, lens.attribution(text, model, 5, heads=True)),
+            (lens.plot_ablation, lens.ablation(text, model, 5)),
+            (lens.plot_ablation, lens.ablation(text, model, 5, "mlp_out")),
+            (lens.plot_patching, lens.patching(text, corrupted, model, 5)),
+            (lens.plot_patching, lens.patching(text, corrupted, model, 5, at="z")),
+            (lens.plot_induction, lens.induction(model, n=9)), (lens.plot_parameters, lens.parameters(model))]
+
+
+def overlapping(artists, renderer):
+    """Pairs of texts that lie over each other by more than a hair, as strings."""
+    boxes = [(artist.get_text(), artist.get_window_extent(renderer)) for artist in artists if artist.get_text()]
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+    hidden = [(a[0], b[0]) for a, b in pairs if min(a[1].x1, b[1].x1) - max(a[1].x0, b[1].x0) > 1.5
+              and min(a[1].y1, b[1].y1) - max(a[1].y0, b[1].y0) > 1.5]
+    return hidden
+
+
+def assert_legible(ax, dpi):
+    """No label of the Axes covers another, the colour bar stands beside the picture and is as high."""
+    figure = ax.figure
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    shown = [[label for label, place in zip(axis.get_ticklabels(), axis.get_ticklocs()) if low <= place <= high]
+             for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim())))]
+    for labels in (*shown, ax.texts):
+        assert overlapping(labels, renderer) == []
+    assert overlapping([ax.title, *ax.texts[:30]], renderer) == []
+    for bar in ax.figure.axes:
+        if bar.get_label() == "<colorbar>":
+            bar, box = bar.get_window_extent(), ax.get_window_extent()
+            assert bar.y0 == pytest.approx(box.y0, abs=1) and bar.y1 == pytest.approx(box.y1, abs=1)
+            assert 0 < bar.x0 - box.x1 < 0.3 * dpi
+
+
+def on_a_figure(plot, result):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    return plot(result, figure)
+
+
+def test_every_picture_names_the_model_and_the_text(shakespeare):
+    pictures = every_picture(TEXT, shakespeare) + [(lens.plot_score, lens.score(TEXT, shakespeare)),
+                                                   (lens.plot_neighbours, lens.neighbours("king", shakespeare))]
+    for plot, result in pictures:
+        ax = on_a_figure(plot, result)
+        title = ax.get_title().replace("\n", " ")
+        assert title.startswith("shakespeare: "), plot
+        if plot not in (lens.plot_tokens, lens.plot_induction, lens.plot_parameters, lens.plot_neighbours):
+            assert "Second Citizen:↵No.↵↵First”" in title, plot  # of patching, the clean text
+        assert_legible(ax, 100)
+    unnamed = (None, {**shakespeare.hparams, "name": None}, shakespeare.params)
+    assert lens.parameters(unnamed).title == "GPT-2 of 6 layers, 6 heads, width 192: 2,915,328 parameters"
+
+
+@pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (30, 173, 1000))])
+def test_pictures_stay_small_enough_and_their_labels_legible(large, n):
+    ids = np.random.default_rng(0).integers(0, 1024, n)
+    pictures = every_picture(ids, large) if n < 100 else [
+        (lens.plot_tokens, lens.tokens(ids, large)), (lens.plot_attention, lens.attention(ids, large)),
+        (lens.plot_attention, lens.attention(ids, large, 1, 2)), (lens.plot_logit_lens, lens.logit_lens(ids, large))]
+    for plot, result in pictures:
+        ax = on_a_figure(plot, result)
+        assert max(ax.figure.get_size_inches()) <= 20, plot
+        assert_legible(ax, 100)
+        sizes = [text.get_size() for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), *ax.texts)]
+        assert min(sizes) >= 5, plot
+
+
+@pytest.mark.parametrize("layout", [None, "constrained"])
+@pytest.mark.parametrize("width, height", [(4, 3), (2.6, 2.2)])
+def test_pictures_on_a_small_axes_do_not_overlap(shakespeare, layout, width, height):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    for plot, result in every_picture(TEXT, shakespeare):
+        figure = Figure(figsize=(width, height), layout=layout)
+        FigureCanvasAgg(figure)
+        ax = plot(result, figure.add_subplot())
+        assert figure.get_size_inches().tolist() == [width, height]
+        assert_legible(ax, 100)
+
+
+def test_a_long_logit_lens_names_every_token_and_its_layers_above_too(large):
+    ax = on_a_figure(lens.plot_logit_lens, lens.logit_lens(np.arange(173), large))
+    assert len(ax.get_yticklabels()) == 173 and len(ax.texts) == 173 * 12
+    assert ax.xaxis.get_tick_params()["labeltop"] and ax.xaxis.get_tick_params()["labelbottom"]
