@@ -31,6 +31,7 @@ from inside.induction import Induction, induction, plot_induction, show_inductio
 from inside.logit_lens import LogitLens, logit_lens, plot_logit_lens, show_logit_lens, unembed  # noqa: F401
 from inside.neighbours import Neighbours, neighbours, plot_neighbours, show_neighbours  # noqa: F401
 from inside.next_tokens import NextTokens, next_tokens, plot_next_tokens, show_next_tokens  # noqa: F401
+from inside.page import Page, page, show_page  # noqa: F401
 from inside.parameters import Parameters, parameters, plot_parameters, show_parameters  # noqa: F401
 from inside.patching import Patching, patching, plot_patching, show_patching  # noqa: F401
 from inside.score import Score, plot_score, score, show_score  # noqa: F401
@@ -46,6 +47,7 @@ COMMANDS = {
     "ablation": show_ablation,
     "patching": show_patching,
     "induction": show_induction,
+    "page": show_page,
     "tokens": show_tokens,
     "neighbours": show_neighbours,
     "parameters": show_parameters,
