@@ -68,13 +68,14 @@ def page(text: str | Sequence[int], model, k: int = 10, hook=None) -> Page:
     """
     encoder, hparams, params = check_model(model)
     check_whole("k", k, 1, min(50, hparams["n_vocab"]), "more would make the page too large")
-    ids, pieces = tokens(text, model)
+    array, pieces = tokens(text, model)
+    ids = array.tolist()
     _check_length(len(ids), hparams)
     seen = record(["blocks.*.attn.pattern", "logits"])
     gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, seen))
     lens = logit_lens(ids, model, k, hook)
     next_token, shown = _next_token(seen["logits"][-1], _without_each_head(ids, model, hook), k)
-    shown = sorted(shown | {*ids.tolist(), *lens.ids.ravel().tolist()})
+    shown = sorted(shown | {*ids, *lens.ids.ravel().tolist()})
     title = f"{model_name(model)}: {quote(ids, encoder)}"
     return Page(title, _fill(title, {
         "model": model_name(model),
@@ -84,7 +85,7 @@ def page(text: str | Sequence[int], model, k: int = 10, hook=None) -> Page:
         "n_vocab": hparams["n_vocab"],
         "k": k,
         "tokens": pieces,
-        "ids": ids.tolist(),
+        "ids": ids,
         "surprisal": _rounded(-score(ids, model, hook=hook).log_probs / math.log(2), 3),
         "attention": [_lower_triangles(seen[f"blocks.{i}.attn.pattern"]) for i in range(hparams["n_layer"])],
         "lens": {"ids": lens.ids.tolist(), "probabilities": _rounded(lens.probabilities, 4)},
@@ -160,7 +161,7 @@ def _policy(template):
     """The page's Content-Security-Policy: no connection to anywhere, and no script or style but the template's own."""
     hashes = {}
     for element in ("script", "style"):
-        code = re.search(rf"<{element}>(.*?)</{element}>", template, re.S)[1]
+        [code] = re.findall(rf"<{element}>(.*?)</{element}>", template, re.S)
         hashes[element] = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return (f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
             "base-uri 'none'; form-action 'none'")

@@ -33,6 +33,22 @@ class Element(html.parser.HTMLParser):
             self.text = data
 
 
+class Vocabulary:
+    """An encoder whose tokens are bytes with their id in them."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def token_bytes(self, i):
+        return self.token % i
+
+    def decode(self, ids):
+        return b"".join(map(self.token_bytes, ids)).decode()
+
+    def new_text(self):
+        return [0]
+
+
 @pytest.fixture(scope="module")
 def page(shakespeare):
     return lens.page(TEXT, shakespeare)
@@ -98,14 +114,9 @@ def test_text_cannot_become_markup(shakespeare):
 
 @pytest.mark.slow
 def test_30_tokens_of_the_124m_stay_below_2_mb():
-    class Vocabulary:
-        new_text = staticmethod(lambda: [50256])
-        token_bytes = staticmethod(lambda i: b"token%05d" % i)
-        decode = staticmethod(lambda ids: " ".join(map(str, ids)))
-
     # Random weights spread the probabilities: more different digits than a trained model gives.
     model = random_model(n_layer=12, n_head=12, n_embd=48, n_vocab=50257, n_ctx=1024)
-    page = lens.page(list(range(1000, 1030)), Model(Vocabulary(), model.hparams, model.params))
+    page = lens.page(list(range(1000, 1030)), Model(Vocabulary(b"token%05d"), *model[1:]))
     assert 200_000 < len(page.html.encode()) < 2_000_000
 
 
@@ -257,6 +268,19 @@ def test_any_text_shows_as_it_is_without_a_request_or_a_complaint(open_page, sha
         element.click()
     assert browser.requests() == [browser.url]
     assert browser.warnings() == []
+
+
+@pytest.mark.slow
+def test_tokens_and_names_that_are_markup_show_as_they_are(open_page):
+    model = random_model(name="<img src=model>")
+    browser = open_page(lens.page([3, 4], Model(Vocabulary(b"<img src=%d>"), *model[1:])))
+    pieces = ["<img·src=3>", "<img·src=4>"]
+    assert browser.texts("#looks .chip > :first-child") == pieces
+    assert browser.texts("#lens tbody th") == [f"{i} {piece}" for i, piece in enumerate(pieces)]
+    assert all(text.startswith("<img·src=") for text in browser.texts("#next tr[data-id] th"))
+    assert browser.texts("h1") == ["<img src=model>: “<img src=3><img src=4>”"]
+    assert all(text.endswith(browser.texts("h1")[0]) for text in browser.texts("figcaption"))
+    assert browser.all("img") == [] and browser.requests() == [browser.url] and browser.warnings() == []
 
 
 @pytest.mark.slow
