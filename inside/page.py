@@ -61,7 +61,8 @@ def page(text: str | Sequence[int], model, k: int = 10, hook=None) -> Page:
         Page.
 
     Raises:
-        TypeError, ValueError: an argument is not as described, or the text is too long for a page.
+        TypeError, ValueError: an argument is not as described, the text is too long for a page, or the model's numbers
+            are not finite.
 
     >>> page("The king and the queen", model)
     Page(title='shakespeare: “The king and the queen”')
@@ -151,8 +152,13 @@ def _fill(title, data):
     """The template with the title and the data in it."""
     template = TEMPLATE.read_text(encoding="utf-8")
     # Within a script element "<" could end it; within a JSON string \u003c means the same and cannot.
-    as_json = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    lines = [f"{as_json(name)}: {as_json(value)}" for name, value in data.items()]
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    as_json = lambda value: encode(value).replace("<", "\\u003c")
+    try:
+        lines = [f"{as_json(name)}: {as_json(value)}" for name, value in data.items()]
+    except ValueError:
+        raise ValueError("some of the model's numbers are infinite or nan, which a page cannot show: check the hook and "
+                         "the weights") from None
     values = {"title": html.escape(title), "policy": _policy(template), "data": "{\n" + ",\n".join(lines) + "\n}"}
     return re.sub(r"\{\{(\w+)\}\}", lambda name: values[name[1]], template)  # in one pass: values are not filled again
 

@@ -129,6 +129,15 @@ def test_a_text_too_long_for_a_page_is_refused(monkeypatch, shakespeare):
     assert len(data_of(lens.page([5] * 20, shakespeare))["tokens"]) == 20
 
 
+def test_numbers_that_json_does_not_have_are_refused(shakespeare):
+    def forbid(name, x):  # the token that comes next: its surprisal becomes infinite
+        if name == "logits":
+            return np.where(np.arange(x.shape[1]) == 5, -np.inf, x)
+
+    with pytest.raises(ValueError, match="infinite or nan"):
+        lens.page([7, 5], shakespeare, hook=forbid)
+
+
 def test_a_notebook_gets_the_page_in_a_frame_of_its_own(page):
     frame = Element(page._repr_html_(), "iframe").attributes
     assert frame["srcdoc"] == page.html
