@@ -157,8 +157,8 @@ def _fill(title, data):
     try:
         lines = [f"{as_json(name)}: {as_json(value)}" for name, value in data.items()]
     except ValueError:
-        raise ValueError("some of the model's numbers are infinite or nan, which a page cannot show: check the hook and "
-                         "the weights") from None
+        raise ValueError("some of the model's numbers are infinite or nan, which a page cannot show: check the hook "
+                         "and the weights") from None
     values = {"title": html.escape(title), "policy": _policy(template), "data": "{\n" + ",\n".join(lines) + "\n}"}
     return re.sub(r"\{\{(\w+)\}\}", lambda name: values[name[1]], template)  # in one pass: values are not filled again
 
