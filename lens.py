@@ -10,6 +10,9 @@ it returns a small named tuple of NumPy arrays, which its partner `plot_...` dra
 
     python lens.py next_tokens "The cat sat on the" --k 5 --out next.png
 
+`attribution`, `ablation`, `patching` and `induction` ask which part of the model did it. They combine hooks that are
+here for your own questions, too: `record`, `zero`, `mean`, `patch`, `compose`, and `sweep` over many interventions.
+
 Functions that run the model also take a `hook`, `gpt2.gpt2`'s: they answer for the model with what it replaces (a head
 without output, an activation from another text).
 

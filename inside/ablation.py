@@ -32,7 +32,7 @@ def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z
 
     Args:
         text, model: as in `tokens`.
-        answer: the token whose log-probability is watched, as its text, " C", or its id; it must be one token.
+        answer: the token whose log-probability is watched: its text, " C", or its id, 417 or "#417".
         what: z takes out each head; attn_out or mlp_out each layer's attention or feed-forward network.
         by: zero puts zeros in the place of the output, mean its mean over the positions of the text.
         hook: as in `gpt2.gpt2`, in all runs.

@@ -34,7 +34,7 @@ def attribution(text: str | Sequence[int], model, answer: str | int, wrong: str 
 
     Args:
         text, model: as in `tokens`.
-        answer: the token whose logit is explained, as its text, " C", or its id; it must be one token.
+        answer: the token whose logit is explained: its text, " C", or its id, 417 or "#417".
         wrong: another token: what is explained is then the answer's logit minus this one's.
         heads: True splits attention into its heads and its bias, for instance blocks.1.attn.z.5 and
             blocks.1.attn.c_proj.b.

@@ -44,7 +44,8 @@ def command(function: Callable, table: Callable, plot: Callable, *, read: Callab
               "finish": list(inspect.signature(_finish).parameters.values())}
     reader = read or read_text
     if asks[0].name != "model":
-        stages["read"] = [p for p in inspect.signature(reader).parameters.values() if p.name != "model"]
+        first, _, *others = inspect.signature(reader).parameters.values()  # text, model, options
+        stages["read"] = [first if read else first.replace(name=asks[0].name), *others]
         stages["ask"] = stages["ask"][1:]
     parameters = [p for stage in stages.values() for p in stage]
     needed = [p.name for p in parameters if p.default is p.empty]
@@ -56,7 +57,10 @@ def command(function: Callable, table: Callable, plot: Callable, *, read: Callab
             check_given(needed, given)
             check_out(given.get("out"))
         model = load_encoder_hparams_and_params(given.get("model_size"), given.get("models_dir"))
-        texts = [reader(model=model, **part("read"))] if stages["read"] else []
+        texts = []
+        if stages["read"]:
+            first, *others = (given.get(p.name) for p in stages["read"])
+            texts = [reader(first, model, *others)]
         with argument_errors():
             result = function(*texts, model=model, **part("ask"))
             tables = table(result, **part("print"))
@@ -64,7 +68,7 @@ def command(function: Callable, table: Callable, plot: Callable, *, read: Callab
         save(plot, result, given.get("out"))
 
     documented: dict[str, str] = {}
-    for documents in (_finish, table, function, reader):
+    for documents in (_finish, table, function, reader):  # the reader's comes last
         documented |= _arguments(documents)
     run.__name__ = run.__qualname__ = function.__name__
     run.__doc__ = "\n".join([_summary(function), "", "Args:", *(f"    {p.name}: {documented[p.name]}"

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from inside.command import Table, command
+from inside.command import Table, command, read_text
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
@@ -105,6 +105,16 @@ def _term(word, model):
                      "embedding")
 
 
+def read_expression(text: str | None = None, model=None) -> str:
+    """The expression of a command.
+
+    Args:
+        text: a token, or terms with + or - and spaces between them, as "king - man + woman"; a term in quotes is taken
+            as it stands, otherwise with a space before it where there is such a token; #464 is the token of that id.
+    """
+    return read_text(text, model)
+
+
 def table_neighbours(result) -> Table:
     """`Neighbours` as a table."""
     return Table("<>>", ["token", "id", "cosine"],
@@ -118,4 +128,4 @@ def plot_neighbours(result, ax=None):
                 "cosine similarity", "token", result.title)
 
 
-show_neighbours = command(neighbours, table_neighbours, plot_neighbours)
+show_neighbours = command(neighbours, table_neighbours, plot_neighbours, read=read_expression)

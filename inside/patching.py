@@ -28,16 +28,18 @@ class Patching(NamedTuple):
 
 def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model, answer: str | int,
              wrong: str | int | None = None, at: str = "resid_pre", hook=None) -> Patching:
-    """How much of the clean text's answer comes back as single values of its run are put into the corrupted one's.
+    """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
 
     Activation patching (Meng et al., "Locating and Editing Factual Associations in GPT", 2022,
     https://arxiv.org/abs/2202.05262; as `transformer_lens.patching`): the two texts differ in little. Where a value of
     the clean run turns the corrupted run's answer, the model keeps there what tells the texts apart.
 
     Args:
-        clean, corrupted: two texts, or sequences of ids, of as many tokens.
+        clean: the first text, or its ids.
+        corrupted: the second text, or its ids; it must have as many tokens.
         model: as in `tokens`.
-        answer: the clean text's answer, a token as its text, " C", or its id; the metric is its logit at the end.
+        answer: the clean text's answer, one token: its text, " C", or its id, 417 or "#417". The metric is its logit at
+            the end of the text.
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         at: resid_pre, attn_out or mlp_out patch one position of one layer, z all positions of one head.
         hook: as in `gpt2.gpt2`, in all runs.

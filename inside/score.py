@@ -84,7 +84,7 @@ def score(text: str | Sequence[int], model, stride: int | None = None, hook=None
                               f"{perplexity:,.1f} in {quote(ids, encoder)}")
 
 
-def read_text_or_file(text: str | None = None, model=None, *, file: str | None = None) -> str:
+def read_text_or_file(text: str | None = None, model=None, file: str | None = None) -> str:
     """The text to score.
 
     Args:

@@ -10,6 +10,7 @@ from helpers import DATA, MODELS, ROOT, Model
 
 from utils import load_encoder_hparams_and_params, load_hparams, load_params
 
+collect_ignore_glob = ["data/*"]  # scripts that make reference data, with packages of their own
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):

@@ -222,6 +222,20 @@ def test_induction_scores_are_transformer_lenss(theirs):
     assert_close(result.previous * (2 * n - 1) / (2 * n), arrays["previous"])
 
 
+def test_perfect_heads_score_one(shakespeare):
+    def hook(name, pattern):
+        """Layer 2: head 3 completes patterns, head 4 looks at the previous token."""
+        if name == "blocks.2.attn.pattern":
+            pattern = np.zeros_like(pattern)
+            pattern[3] = np.eye(20, k=-9)  # 10 tokens earlier, and one on
+            pattern[4] = np.eye(20, k=-1)
+            return pattern
+
+    scores = lens.induction(shakespeare, n=10, hook=hook)
+    assert scores.induction[2].tolist() == [0, 0, 0, 1, 0, 0] and scores.previous[2].tolist() == [0, 0, 0, 0, 1, 0]
+    assert scores.induction[[0, 1, 3, 4, 5]].max() < 0.5
+
+
 # --- which part did it: the bundled model ---
 
 
