@@ -33,9 +33,9 @@ from runtime.cache import KVCache
 from runtime.checks import check_command, check_generation, check_ids, check_pass
 from runtime.hooks import Hook, no_hook
 from runtime.lookup import PromptLookup, accepted
-from runtime.machine import keep_freed_memory, matmul
+from runtime.machine import head_by_head, keep_freed_memory, matmul
 from runtime.sampling import Sampling, with_sampling_options
-from runtime.threads import in_chunks
+from runtime.threads import all_cores, in_chunks
 
 keep_freed_memory()
 
@@ -110,7 +110,7 @@ def mha(x, c_attn, c_proj, n_head, *, cache=None, hook=no_hook):
     v = hook("attn.v", qkv[:, 2]).swapaxes(0, 1)
     if cache is not None:
         k, v = cache.extend(k, v)  # and those of the tokens before: [n_head, n_key, d_head]
-    z = attention(q, k, v, causal_mask(n_seq, k.shape[1]), hook=hook)  # [n_head, n_seq, d_head]
+    z = head_by_head(attention, q, k, v, causal_mask(n_seq, k.shape[1]), hook=hook)  # [n_head, n_seq, d_head]
     z = hook("attn.z", z.swapaxes(0, 1))  # [n_head, n_seq, d_head] -> [n_seq, n_head, d_head]
     return linear(z.reshape(n_seq, n_embd), **c_proj)  # the heads side by side, and mixed
 
@@ -158,7 +158,7 @@ def gpt2(inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, b
     if cache is None:
         cache = KVCache(len(blocks), n_head, len(inputs), wte.shape[1])
     here = hooks.at("", hook)
-    with cache.all_or_nothing():
+    with cache.all_or_nothing(), all_cores(cache, len(inputs), hook):
         x = here("embed", wte[inputs]) + here("pos_embed", wpe[n_past : n_past + len(inputs)])  # [n_seq, n_embd]
         run_layers = functools.partial(layers, blocks=blocks, n_head=n_head, hook=hook)
         x = in_chunks(run_layers, x, cache, n_logits or len(x), whole=hook is not None)  # [n_logits, n_embd]

@@ -22,10 +22,19 @@ class LayerCache:
         Returns:
             (k, v): those of all positions so far, each [n_head, length, d_head].
         """
-        n_past, self.length = self.length, self.length + k.shape[1]
-        self.k[:, n_past : self.length] = k
-        self.v[:, n_past : self.length] = v
-        return self.k[:, : self.length], self.v[:, : self.length]
+        self.length = self.write(self.length, k, v)
+        return self.read(self.length)
+
+    def write(self, n_past, k, v):
+        """Put k and v behind the first n_past positions; returns the number of positions then."""
+        end = n_past + k.shape[1]
+        self.k[:, n_past:end] = k
+        self.v[:, n_past:end] = v
+        return end
+
+    def read(self, end):
+        """The keys and values of the first `end` positions."""
+        return self.k[:, :end], self.v[:, :end]
 
 
 class KVCache:
