@@ -41,28 +41,29 @@ this_thread = threading.local()  # .team: the threads with which this one shares
 
 @contextlib.contextmanager
 def all_cores(cache: KVCache, n_seq: int, hook: Any = None) -> Iterator[None]:
-    """Within this context a pass over n_seq rows uses the cores as described above, if they are free and it can.
+    """Within this context, a pass over n_seq rows uses the cores as described above.
 
     A pass with a hook is left to the BLAS: a hook sees whole arrays, in the thread that called.
     """
-    if hook is not None or not turn.acquire(blocking=False):
+    n = n_cores() if hook is None else 1
+    if n == 1:
         yield
         return
+    alone = turn.acquire(blocking=False)
     try:
-        n = n_cores()
-        if n == 1:
-            yield
-        elif n_seq == 1:
-            with tuner(cache.n_layer, cache.n_embd, n).timed() as n_fastest, blas_threads(n_fastest):
+        if not alone or 1 < n_seq < 2**20 / cache.n_embd**2:  # or over before other threads could help
+            with blas.limited(1):
                 yield
-        elif n_seq * cache.n_embd**2 < 2**20:  # over before other threads could help
-            yield
+        elif n_seq == 1:
+            with tuner(cache.n_layer, cache.n_embd, n).timed() as n_fastest, blas.limited(n_fastest):
+                yield
         else:
-            with blas_threads(1), Team(n) as this_thread.team:
+            with blas.limited(1), Team(n) as this_thread.team:
                 yield
     finally:
-        this_thread.team = None
-        turn.release()
+        if alone:
+            this_thread.team = None
+            turn.release()
 
 
 # --- what there is ------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def n_cores() -> int:
     """
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     n = min(n, cpu_quota())
-    return n if n == 1 else min(n, max((library.num_threads for library in blas_libraries()), default=1))
+    return n if n == 1 else min(n, blas.allowed())
 
 
 @functools.cache
@@ -92,44 +93,59 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
     return float("inf")
 
 
-@functools.cache
-def blas_libraries() -> list:
-    """The BLAS libraries of this process, each with `num_threads` and `set_num_threads`; those that are known."""
-    import threadpoolctl  # with its search for libraries it takes 5 ms
+class Blas:
+    """The number of threads that the BLAS uses, in the whole process."""
 
-    return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    def __init__(self) -> None:
+        self.lock, self.n_users, self.before = threading.Lock(), 0, []  # type: ignore[var-annotated]
 
+    @functools.cached_property
+    def libraries(self) -> list:
+        """The BLAS libraries that are loaded, each with `num_threads` and `set_num_threads`; those that are known."""
+        import threadpoolctl  # with its search for libraries it takes 5 ms
 
-@contextlib.contextmanager
-def blas_threads(n: int) -> Iterator[None]:
-    """Within this context the BLAS uses n threads."""
-    libraries = blas_libraries()
-    before = [library.num_threads for library in libraries]
+        return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
 
-    def restore():
-        for library, n_before in zip(libraries, before):
-            library.set_num_threads(n_before)
+    def allowed(self) -> int:
+        """The number of threads that it has when nothing here limits it; 1 if the library is not known."""
+        with self.lock:
+            return max(self.before if self.n_users else self.numbers(), default=1)
 
-    global restore_in_child
-    restore_in_child = restore
-    try:
-        for library in libraries:
+    def numbers(self) -> list[int]:
+        return [library.num_threads for library in self.libraries]
+
+    def set(self, numbers: Iterable[int]) -> None:
+        for library, n in zip(self.libraries, numbers):
             library.set_num_threads(n)
-        yield
-    finally:
-        restore()
-        restore_in_child = None
+            if hasattr(library, "clear_controlling_thread"):  # threadpoolctl 3.8 lets only one thread set it, until then
+                library.clear_controlling_thread()
+
+    @contextlib.contextmanager
+    def limited(self, n: int) -> Iterator[None]:
+        """Within this context it has n threads, or one where contexts overlap: then the cores are busy anyway."""
+        with self.lock:
+            if self.n_users == 0:
+                self.before = self.numbers()
+            self.n_users += 1
+            self.set([n if self.n_users == 1 else 1] * len(self.libraries))
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.n_users -= 1
+                if self.n_users == 0:
+                    self.set(self.before)
 
 
-restore_in_child: Callable[[], None] | None = None
+blas = Blas()
 
 
 def after_fork() -> None:
     """In a child that was forked while another thread was in a pass: that thread does not exist here."""
-    global turn
-    turn = threading.Lock()
-    if restore_in_child:
-        restore_in_child()
+    global turn, blas
+    before, turn, blas = blas, threading.Lock(), Blas()
+    if before.n_users:
+        blas.set(before.before)
 
 
 if hasattr(os, "register_at_fork"):

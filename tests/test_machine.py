@@ -1,0 +1,36 @@
+"""Faster arithmetic: the same numbers as the plain formulas."""
+import numpy as np
+import pytest
+
+from gpt2 import attention, causal_mask
+from runtime import machine, threads
+from runtime.cache import KVCache
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("n_seq", [0, 1, 2, 7, 8, 16, 17, 100])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_matmul(monkeypatch, n_threads, n_seq, order):
+    monkeypatch.setattr(threads, "n_cores", lambda: n_threads)
+    rng = np.random.default_rng(0)
+    with threads.all_cores(KVCache(1, 1, 1, 1024), 2):
+        assert threads.n_threads() == n_threads
+        for n_in, n_out in ((64, 192), (768, 1000), (3072, 67), (8, 3), (1, 1)):
+            x = rng.standard_normal((n_seq, n_in), dtype=np.float32)
+            w = np.array(rng.standard_normal((n_in, n_out), dtype=np.float32), order=order)
+            result = machine.matmul(x, w)
+            assert result.dtype == np.float32
+            np.testing.assert_allclose(result, x.astype(np.float64) @ w, atol=1e-3)
+
+
+@pytest.mark.parametrize("n_query, n_key", [(300, 300), (64, 600), (1, 600)])
+def test_head_by_head(n_query, n_key):
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((12, n_query, 8), dtype=np.float32)
+    k, v = rng.standard_normal((2, 12, n_key, 8), dtype=np.float32)
+    mask, seen = causal_mask(n_query, n_key), {}
+    expected = attention(q, k, v, mask)
+    np.testing.assert_allclose(machine.head_by_head(attention, q, k, v, mask), expected, atol=1e-5)
+    hook = lambda name, x: seen.setdefault(name, x)
+    np.testing.assert_array_equal(machine.head_by_head(attention, q, k, v, mask, hook=hook), expected)
+    assert seen["attn.pattern"].shape == (12, n_query, n_key)
