@@ -1,8 +1,8 @@
 """The engines that are compared, each in a process of its own, so that no engine's idle threads disturb another's.
 
 An engine is a class with `prompt(ids)`, which computes the first new token of a prompt, and `decode(ids, n)`, which
-returns the seconds that a new token takes after it. A worker (`python engines.py NAME FOLDER`) reads requests as lines
-of JSON from stdin and answers each with a line.
+returns the seconds that a new token takes after it. A worker (`python engines.py NAME FOLDER CORES`) uses the first so
+many cores, reads requests as lines of JSON from stdin and answers each with a line.
 """
 import importlib.util
 import json
@@ -15,7 +15,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-N_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count()))
+
+
+def n_threads():
+    """How many threads an engine of this process is given: one for each core that the process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class NumPy:
@@ -44,24 +49,35 @@ class NumPy:
         return (time.perf_counter() - start) / n
 
 
+    def rows(self, n_rows, n_past=64):
+        """Seconds of a pass over n_rows tokens behind n_past others, with the logits of each, as prompt lookup does."""
+        from gpt2 import gpt2
+        from runtime.cache import KVCache
+
+        options = {**self.params, "n_head": self.hparams["n_head"]}
+        options["cache"] = KVCache(*(self.hparams[name] for name in ("n_layer", "n_head", "n_ctx", "n_embd")))
+        gpt2([0] * n_past, **options)
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            gpt2([1] * n_rows, **options)
+            times.append(time.perf_counter() - start)
+            options["cache"].length = n_past
+        return sorted(times)[len(times) // 2]
+
+
 class Products(NumPy):
-    """No engine: the matrix products alone that the pass consists of, as plain `@` on the same shapes."""
+    """No engine: only the matrix products that a pass consists of, multiplied as the program does it."""
 
     name = "its matrix products alone"
 
     def prompt(self, ids):
         import numpy as np
 
-        n_head, n_seq, n_embd = self.hparams["n_head"], len(ids), self.hparams["n_embd"]
+        n_seq, n_embd = len(ids), self.hparams["n_embd"]
         x, hidden = np.ones((n_seq, n_embd), np.float32), np.ones((n_seq, 4 * n_embd), np.float32)
-        q = np.ones((n_head, n_seq, n_embd // n_head), np.float32)
-        for block in self.params["blocks"]:
-            x @ block["attn"]["c_attn"]["w"]
-            q @ q.swapaxes(-1, -2) @ q
-            x @ block["attn"]["c_proj"]["w"]
-            x @ block["mlp"]["c_fc"]["w"]
-            hidden @ block["mlp"]["c_proj"]["w"]
-        x[-1:] @ self.params["wte"].T
+        q = np.ones((self.hparams["n_head"], n_seq, n_embd // self.hparams["n_head"]), np.float32)
+        self._pass(x, hidden, [(q, q)] * self.hparams["n_layer"], q)
 
     def decode(self, ids, n):
         """One row through the weights, and one query over keys and values of as many positions as were decoded."""
@@ -70,17 +86,26 @@ class Products(NumPy):
         n_head, n_embd, n_ctx = self.hparams["n_head"], self.hparams["n_embd"], len(ids) + n
         x, hidden = np.ones((1, n_embd), np.float32), np.ones((1, 4 * n_embd), np.float32)
         q = np.ones((n_head, 1, n_embd // n_head), np.float32)
-        cache = np.ones((len(self.params["blocks"]), 2, n_head, n_ctx, n_embd // n_head), np.float32)
+        cache = np.ones((self.hparams["n_layer"], 2, n_head, n_ctx, n_embd // n_head), np.float32)
         start = time.perf_counter()
         for i in range(n):
-            for block, (k, v) in zip(self.params["blocks"], cache[:, :, :, : len(ids) + i + 1]):
-                x @ block["attn"]["c_attn"]["w"]
-                q @ k.swapaxes(-1, -2) @ v
-                x @ block["attn"]["c_proj"]["w"]
-                x @ block["mlp"]["c_fc"]["w"]
-                hidden @ block["mlp"]["c_proj"]["w"]
-            x @ self.params["wte"].T
+            self._pass(x, hidden, cache[:, :, :, : len(ids) + i + 1], q)
         return (time.perf_counter() - start) / n
+
+    def _pass(self, x, hidden, keys_and_values, q):
+        from runtime.cache import KVCache
+        from runtime.machine import matmul
+        from runtime.threads import all_cores
+
+        sizes = [self.hparams[name] for name in ("n_layer", "n_head", "n_embd")]
+        with all_cores(KVCache(sizes[0], sizes[1], 1, sizes[2]), len(x)):
+            for block, (k, v) in zip(self.params["blocks"], keys_and_values):
+                matmul(x, block["attn"]["c_attn"]["w"])
+                q @ k.swapaxes(-1, -2) @ v
+                matmul(x, block["attn"]["c_proj"]["w"])
+                matmul(x, block["mlp"]["c_fc"]["w"])
+                matmul(hidden, block["mlp"]["c_proj"]["w"])
+            matmul(x[-1:], self.params["wte"].T)
 
 
 def to_transformers(folder):
@@ -118,7 +143,7 @@ class Transformers:
     def __init__(self, folder):
         import torch
 
-        torch.set_num_threads(N_THREADS)
+        torch.set_num_threads(n_threads())
         torch.set_grad_enabled(False)
         self.torch, self.model = torch, to_transformers(folder)
 
@@ -156,7 +181,7 @@ class CTranslate2:
                 ctranslate2.converters.TransformersConverter(str(temporary)).convert(str(converted), force=True)
         self.tokens = sorted((vocabulary := json.loads((folder / "encoder.json").read_text())), key=vocabulary.get)
         self.generator = ctranslate2.Generator(str(converted), device="cpu", compute_type="float32",
-                                               inter_threads=1, intra_threads=N_THREADS)
+                                               inter_threads=1, intra_threads=n_threads())
 
     def _generate(self, ids, n):
         [result] = self.generator.generate_batch([[self.tokens[i] for i in ids]], sampling_topk=1, beam_size=1,
@@ -175,18 +200,116 @@ class CTranslate2:
         return (times[1] - times[0]) / n
 
 
-ENGINES = {engine.__name__: engine for engine in (NumPy, Products, CTranslate2, Transformers)}
+def write_gguf(folder, path):
+    """The model in `folder` as a GGUF file in float32, as llama.cpp reads it."""
+    import gguf
+    import numpy as np
+
+    from utils import load_encoder_hparams_and_params
+
+    _, hparams, params = load_encoder_hparams_and_params(folder.name, folder.parent)
+    vocabulary = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    merges = [line for line in (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:] if line]
+    writer = gguf.GGUFWriter(path, "gpt2")
+    writer.add_context_length(hparams["n_ctx"])
+    writer.add_embedding_length(hparams["n_embd"])
+    writer.add_feed_forward_length(4 * hparams["n_embd"])
+    writer.add_block_count(hparams["n_layer"])
+    writer.add_head_count(hparams["n_head"])
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(sorted(vocabulary, key=vocabulary.get))
+    writer.add_token_merges(merges)
+    writer.add_token_types([gguf.TokenType.NORMAL] * (len(vocabulary) - 1) + [gguf.TokenType.CONTROL])
+    writer.add_eos_token_id(len(vocabulary) - 1)
+    tensors = {"token_embd.weight": params["wte"], "position_embd.weight": params["wpe"],
+               "output.weight": params["wte"], "output_norm": params["ln_f"]}
+    names = {"attn_norm": ("ln_1",), "attn_qkv": ("attn", "c_attn"), "attn_output": ("attn", "c_proj"),
+             "ffn_norm": ("ln_2",), "ffn_up": ("mlp", "c_fc"), "ffn_down": ("mlp", "c_proj")}
+    for i, block in enumerate(params["blocks"]):
+        for name, (first, *rest) in names.items():
+            tensors[f"blk.{i}.{name}"] = block[first][rest[0]] if rest else block[first]
+    for name, value in tensors.items():
+        if isinstance(value, dict):  # a weight, [n_out, n_in] there, and its bias
+            writer.add_tensor(f"{name}.weight", np.ascontiguousarray(value["w"].T if "w" in value else value["g"]))
+            writer.add_tensor(f"{name}.bias", value["b"])
+        else:
+            writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class LlamaCpp:
+    name, needs = "llama.cpp (C++)", ("llama_cpp", "gguf")
+
+    def __init__(self, folder):
+        import llama_cpp
+
+        path = folder / "f32.gguf"
+        if not path.exists():
+            partial = path.with_suffix(".part")
+            write_gguf(folder, partial)
+            partial.replace(path)
+        self.llama_cpp = llama_cpp
+        self.model = llama_cpp.Llama(str(self.quantized(path)), n_ctx=0, n_threads=n_threads(),
+                                     n_threads_batch=n_threads(), type_k=llama_cpp.GGML_TYPE_F32,
+                                     type_v=llama_cpp.GGML_TYPE_F32, verbose=False)
+
+    def quantized(self, path):
+        return path
+
+    def prompt(self, ids):
+        self.model.reset()
+        self.model.eval(ids)
+        return self._best()
+
+    def _best(self):
+        import numpy as np
+
+        logits = self.llama_cpp.llama_get_logits_ith(self.model.ctx, -1)
+        return int(np.ctypeslib.as_array(logits, shape=(self.model.n_vocab(),)).argmax())
+
+    def decode(self, ids, n):
+        new_id = self.prompt(ids)
+        start = time.perf_counter()
+        for _ in range(n):
+            self.model.eval([new_id])
+            new_id = self._best()
+        return (time.perf_counter() - start) / n
+
+
+class LlamaCppQ8(LlamaCpp):
+    """Not compared with, because its weights have 8 bits instead of 32: what that gains."""
+
+    name = "llama.cpp, 8 bits"
+
+    def quantized(self, path):
+        target = path.with_name("q8_0.gguf")
+        if not target.exists():
+            options = self.llama_cpp.llama_model_quantize_default_params()
+            options.ftype = self.llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+            if self.llama_cpp.llama_model_quantize(str(path).encode(), str(target).encode(), options):
+                raise RuntimeError(f"llama.cpp could not quantize {path}")
+        return target
+
+
+ENGINES = {engine.__name__: engine for engine in (NumPy, Products, CTranslate2, Transformers, LlamaCpp, LlamaCppQ8)}
+PEERS = ("CTranslate2", "Transformers", "LlamaCpp")  # those that compute the same in float32
 
 
 class Worker:
-    """An engine in a process of its own: worker("prompt", ids) -> (seconds, result)."""
+    """An engine in a process of its own on n_cores cores (None: all): worker("prompt", ids) -> (seconds, result)."""
 
-    def __init__(self, engine, folder):
-        self.engine = ENGINES[engine]
-        self.process = subprocess.Popen([sys.executable, __file__, engine, str(folder)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    def __init__(self, engine, folder, n_cores=None):
+        self.engine, n_cores = ENGINES[engine], n_cores or len(CORES)
+        self.process = subprocess.Popen([sys.executable, __file__, engine, str(folder), str(n_cores)], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         if self.process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{self.engine.name} did not start: see python {__file__} {engine} {folder}")
+            raise RuntimeError(f"{self.engine.name} did not start: see python {__file__} {engine} {folder} {n_cores}")
 
     @staticmethod
     def missing(engine):
@@ -202,7 +325,9 @@ class Worker:
         self.process.communicate()
 
 
-def main(engine, folder):
+def main(engine, folder, n_cores):
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, CORES[: int(n_cores)])  # before any library counts them
     engine = ENGINES[engine](Path(folder))
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever an engine prints is no answer
     print("ready", file=answers, flush=True)
