@@ -117,7 +117,7 @@ class Blas:
     def set(self, numbers: Iterable[int]) -> None:
         for library, n in zip(self.libraries, numbers):
             library.set_num_threads(n)
-            if hasattr(library, "clear_controlling_thread"):  # threadpoolctl 3.8 lets only one thread set it, until then
+            if hasattr(library, "clear_controlling_thread"):  # else threadpoolctl 3.8 lets no other thread set it
                 library.clear_controlling_thread()
 
     @contextlib.contextmanager
