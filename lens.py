@@ -56,5 +56,7 @@ COMMANDS = {
     "parameters": show_parameters,
 }
 
+SHORT = {"m": "model_size", "o": "out", "l": "layer", "t": "temperature"}
+
 if __name__ == "__main__":
-    run_command_line(COMMANDS, short={"m": "model_size", "o": "out", "l": "layer", "t": "temperature"})
+    run_command_line(COMMANDS, short=SHORT)

@@ -125,7 +125,7 @@ def plot_tokens(result, ax=None):
     widths = [max(len(label), len(str(i))) + 1 for label, i in zip(labels, result.ids, strict=True)]
     n_columns = 80 if sum(widths) < 80 * 36 else 160  # characters in a row
     n_rows = _rows(widths, n_columns)[-1][1] + 1
-    ax, width, height = new_axes(ax, 0.105 * min(n_columns, max(30, sum(widths))), 0.5 * n_rows, margins=(0.4, 0.5))
+    ax, width, height = new_axes(ax, 0.105 * min(n_columns, max(30, sum(widths))), 0.5 * n_rows, margins=(0.4, 0.8))
     from matplotlib.patches import Rectangle
 
     for size in (9, 8, 7, 6, 5):  # the largest font with which all tokens fit into the Axes

@@ -1,12 +1,15 @@
 """lens.py as people start it: each command as a process, its table and its picture."""
 import math
 import re
+import subprocess
+import sys
 
 import pytest
-from helpers import BUNDLED, MODELS, read_png
+from helpers import BUNDLED, MODELS, ROOT, read_png
 
 import lens
 from inside.command import Table, print_table
+from runtime.terminal import run_command_line
 from utils import load_encoder_hparams_and_params
 
 TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
@@ -25,11 +28,27 @@ COMMANDS = {
 }
 
 
+@pytest.fixture
+def lens_py(capsys):
+    """lens.py's command line within this process, which saves starting one: lens_py("tokens", "x") -> as `run` has."""
+
+    def start(*arguments):
+        with pytest.raises(SystemExit) as end:
+            run_command_line(lens.COMMANDS, list(arguments), lens.SHORT)
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, end.value.code, captured.out, captured.err)
+
+    return start
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_and_their_pictures(run, command, tmp_path):
+def test_commands_and_their_pictures(run, lens_py, command, tmp_path):
     arguments, shown, n_lines = COMMANDS[command]
-    result = run(command, *arguments, *BUNDLED, "--out", str(tmp_path / "it.png"), program="lens.py",
-                 env={"DISPLAY": "", "MPLBACKEND": "TkAgg"})  # the pictures need no display
+    arguments = [command, *arguments, *BUNDLED, "--out", str(tmp_path / "it.png")]
+    if command in ("attention", "ablation"):  # as a process: the pictures need no display
+        result = run(*arguments, program="lens.py", env={"DISPLAY": "", "MPLBACKEND": "TkAgg"})
+    else:
+        result = lens_py(*arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("\n") == n_lines, result.stdout
     for text in shown:
@@ -76,8 +95,8 @@ def test_score_of_a_file_longer_than_the_context(run, tmp_path, shakespeare):
     (["attribution", "x", "sister"], 2, "answer must be one token, but 'sister' is 3: s is ter"),
     (["patching", "The king", "The mighty king", " of"], 2, "clean: The ·king corrupted: The ·might y ·king"),
 ])
-def test_bad_commands_are_one_line(run, arguments, status, message):
-    result = run(*arguments, *(BUNDLED if arguments else ()), program="lens.py")
+def test_bad_commands_are_one_line(lens_py, arguments, status, message):
+    result = lens_py(*arguments, *BUNDLED)
     assert result.returncode == status and result.stdout == ""
     assert message in result.stderr and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
@@ -144,8 +163,31 @@ def test_a_cell_that_is_wider_than_the_terminal_is_cut(capsys):
 
 
 @pytest.mark.parametrize("command", [["attention", TEXT, "--layer", "1"], ["logit_lens", TEXT, "--k", "2"],
-                                     ["next_tokens", TEXT], ["parameters"], ["ablation", TEXT, " C"]])
-def test_tables_fit_the_terminal(run, command):
-    narrow = run(*command, *BUNDLED, program="lens.py", env={"COLUMNS": "60"}).stdout
-    assert max(map(len, narrow.splitlines())) <= 60
-    assert max(map(len, run(*command, *BUNDLED, program="lens.py").stdout.splitlines())) <= 110  # not a terminal
+                                     ["next_tokens", TEXT], ["parameters"]])
+def test_tables_fit_the_terminal(lens_py, monkeypatch, command):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    wide = lens_py(*command, *BUNDLED).stdout  # not a terminal: as wide as the table is
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = lens_py(*command, *BUNDLED).stdout
+    assert max(map(len, narrow.splitlines())) <= 40 < max(map(len, wide.splitlines()))
+    if command[0] in ("attention", "logit_lens"):
+        assert set(wide.split()) == set(narrow.split())  # nothing is left out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_tables_fit_a_real_terminal():
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
+    env = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    subprocess.run([sys.executable, "lens.py", "logit_lens", "O Romeo", *BUNDLED], stdout=theirs, cwd=ROOT, env=env,
+                   stdin=subprocess.DEVNULL, check=True, timeout=100)
+    os.close(theirs)
+    lines = os.read(ours, 10**5).decode().splitlines()
+    os.close(ours)
+    assert max(map(len, lines)) <= 50 and "" in lines  # in blocks

@@ -25,6 +25,7 @@ def run_notebook(notebook, folder):
     NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_is_committed():
     committed = nbformat.read(PATH, as_version=4)
     nbformat.validate(committed)
