@@ -145,7 +145,7 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
 
     Up to the layer in which an intervention first changes a value, its run is the plain run. So there is one plain
     pass, which keeps the residual stream before each layer, and each run restarts at the layer where it differs: over
-    the heads of all layers that is about half of the work.
+    the heads of all layers that is about half of the work. A restarted run calls no hook for the layers before.
 
     Args:
         inputs: token ids, a sequence of n_seq int.
