@@ -112,6 +112,7 @@ class Encoder:
     """GPT-2's tokenizer.
 
     Attributes:
+        name: str, that of the model whose vocabulary it is, or None.
         n_vocab: int, the number of tokens; ids are 0 to n_vocab - 1.
         eot_token: int, the id of `<|endoftext|>`, which separates the documents in GPT-2's training text (None where
             the vocabulary has no such token). `encode` never returns it: there those 13 characters are ordinary text.
@@ -123,11 +124,12 @@ class Encoder:
     ['O', ' Rome', 'o', ',', ' Rome', 'o', '!']
     """
 
-    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]):
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], name: str | None = None):
         """
         Args:
             vocabulary: dict {token: id}, tokens written with the characters of `bytes_to_unicode`.
             merges: (left token, right token) pairs in the order in which training learned them.
+            name: what to call it.
 
         Raises:
             ValueError: the ids are not 0 to n - 1, a byte has no token, a merge needs a token that is not in the
@@ -164,6 +166,7 @@ class Encoder:
             raise ValueError(f"no merge makes the token {never[0]!a}{more}: {len(pairs)} merges do not fit "
                              f"{len(tokens)} tokens; download both files again")
         self.n_vocab = len(tokens)
+        self.name = name
         self.eot_token = vocabulary.get(END_OF_TEXT)
         self._tokens = tokens
         self._to_byte = {ord(character): byte for byte, character in characters.items()}
@@ -267,6 +270,6 @@ def get_encoder(model_name: str, models_dir: str | os.PathLike) -> Encoder:
         raise ValueError(f"{folder / 'vocab.bpe'}, line {lines.index(line, first) + 1}: expected two tokens with a "
                          f"space between, got {line[:60]!a}")
     try:
-        return Encoder(vocabulary, merges)
+        return Encoder(vocabulary, merges, str(model_name))
     except ValueError as error:
         raise ValueError(f"{folder}: encoder.json and vocab.bpe are not a vocabulary: {error}") from None

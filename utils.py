@@ -98,9 +98,8 @@ def load_encoder_hparams_and_params(
         models_dir: the folder of models; None is the folder `models` beside this file.
 
     Returns:
-        (encoder, hparams, params): an `encoder.Encoder`; a dict with n_vocab, n_ctx, n_embd, n_head, n_layer and
-        name, that of the folder; the weights as `load_gpt2_params_from_tf_ckpt` gives them, mapped from disk (changes
-        stay in this process).
+        (encoder, hparams, params): an `encoder.Encoder`; a dict with n_vocab, n_ctx, n_embd, n_head, n_layer; the
+        weights as `load_gpt2_params_from_tf_ckpt` gives them, mapped from disk (changes stay in this process).
 
     Raises:
         FileNotFoundError: there is no such model, or a file of it is missing.
@@ -126,7 +125,7 @@ def load_encoder_hparams_and_params(
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing: a model is a folder with checkpoint, encoder.json, "
                                 "hparams.json, vocab.bpe and the files that checkpoint names")
-    hparams = {**load_hparams(model_dir), "name": model_dir.name}
+    hparams = load_hparams(model_dir)
     encoder = get_encoder(model_dir.name, model_dir.parent)
     if encoder.n_vocab != hparams["n_vocab"]:
         raise ValueError(f"{model_dir}: encoder.json has {encoder.n_vocab} tokens, but hparams.json says n_vocab = "

@@ -1,5 +1,4 @@
 """The model as the questions take it: (encoder, hparams, params)."""
-from typing import Any
 
 
 def check_model(model):
@@ -26,8 +25,8 @@ def check_model(model):
 
 def model_name(model) -> str:
     """What titles call the model: the name of its folder, or its sizes where it was not loaded from one."""
-    hparams: dict[str, Any] = check_model(model)[1]
-    return hparams.get("name") or "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**hparams)
+    encoder, hparams, _ = check_model(model)
+    return getattr(encoder, "name", None) or "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**hparams)
 
 
 def check_choice(name, value, choices):

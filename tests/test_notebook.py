@@ -56,4 +56,4 @@ def test_the_notebook_finds_the_modules_from_the_repositorys_root_too():
     notebook.cells = notebook.cells[: first + 1]
     notebook.cells[first].outputs = []
     run_notebook(notebook, ROOT)
-    assert "'name': 'shakespeare'" in notebook.cells[first].outputs[0]["data"]["text/plain"]
+    assert "'n_head': 6" in notebook.cells[first].outputs[0]["data"]["text/plain"]

@@ -145,7 +145,7 @@ def test_every_picture_names_the_model_and_the_text(shakespeare):
         if plot not in (lens.plot_tokens, lens.plot_induction, lens.plot_parameters, lens.plot_neighbours):
             assert "Second Citizen:↵No.↵↵First”" in title, plot  # of patching, the clean text
         assert_legible(ax, 100)
-    unnamed = (None, {**shakespeare.hparams, "name": None}, shakespeare.params)
+    unnamed = (None, shakespeare.hparams, shakespeare.params)
     assert lens.parameters(unnamed).title == "GPT-2 of 6 layers, 6 heads, width 192: 2,915,328 parameters"
 
 

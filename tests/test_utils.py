@@ -54,7 +54,7 @@ def test_models_are_found_from_any_folder(tmp_path, monkeypatch):
 def test_a_models_dir_that_is_given_is_used_as_given(folder, monkeypatch):
     monkeypatch.chdir(folder.parent.parent)
     for models_dir in ("models", folder.parent, str(folder.parent)):
-        assert load_encoder_hparams_and_params("mine", models_dir)[1] == {**SIZES, "name": "mine"}
+        assert load_encoder_hparams_and_params("mine", models_dir)[1] == SIZES
     assert find_model("124M", "models").resolve() == folder.parent / "124M"
 
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_read_hides_no_model(folder, monkeypatch):
 def test_offline_the_bundled_model_runs_and_nothing_is_left_behind(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GPT2_BASE_URL", OFFLINE)
     hparams = load_encoder_hparams_and_params(None, tmp_path)[1]
-    assert hparams == {**load_hparams(MODELS / "shakespeare"), "name": "shakespeare"}
+    assert hparams == load_hparams(MODELS / "shakespeare")
     assert "the 124M model is not in" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConnectionError):
