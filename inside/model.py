@@ -26,7 +26,8 @@ def check_model(model):
 def model_name(model) -> str:
     """What titles call the model: the name of its folder, or its sizes where it was not loaded from one."""
     encoder, hparams, _ = check_model(model)
-    return getattr(encoder, "name", None) or "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**hparams)
+    sizes = "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**hparams)
+    return getattr(encoder, "name", None) or sizes
 
 
 def check_choice(name, value, choices):
