@@ -74,38 +74,61 @@ class Products(NumPy):
     def prompt(self, ids):
         import numpy as np
 
-        n_seq, n_embd = len(ids), self.hparams["n_embd"]
-        x, hidden = np.ones((n_seq, n_embd), np.float32), np.ones((n_seq, 4 * n_embd), np.float32)
-        q = np.ones((self.hparams["n_head"], n_seq, n_embd // self.hparams["n_head"]), np.float32)
-        self._pass(x, hidden, [(q, q)] * self.hparams["n_layer"], q)
+        from runtime.cache import KVCache
+        from runtime.threads import all_cores, in_chunks
+
+        n_head, n_embd = self.hparams["n_head"], self.hparams["n_embd"]
+        cache = KVCache(self.hparams["n_layer"], n_head, len(ids), n_embd)
+        with all_cores(cache, len(ids)):
+            x = in_chunks(self._layers, np.ones((len(ids), n_embd), np.float32), cache, 1, whole=False)
+            self._matmul(x, self.params["wte"].T)
+
+    def _layers(self, x, caches, n_wanted):
+        import numpy as np
+
+        matmul, n_head, n_embd = self._matmul, self.hparams["n_head"], x.shape[1]
+        k = np.ones((n_head, caches[0].length + len(x), n_embd // n_head), np.float32)
+        for block in self.params["blocks"]:
+            attn, mlp = block["attn"], block["mlp"]
+            if block is self.params["blocks"][-1]:  # of the other rows, only keys and values are needed
+                matmul(x[n_wanted:], attn["c_attn"]["w"][:, n_embd:])
+                x = x[:n_wanted]
+            matmul(x, attn["c_attn"]["w"])
+            k[:, : len(x)] @ k.swapaxes(-1, -2) @ k
+            matmul(x, attn["c_proj"]["w"])
+            matmul(np.broadcast_to(x[:, :1], (len(x), 4 * n_embd)).copy(), mlp["c_proj"]["w"])
+            matmul(x, mlp["c_fc"]["w"])
+        return x
 
     def decode(self, ids, n):
         """One row through the weights, and one query over keys and values of as many positions as were decoded."""
         import numpy as np
 
+        from runtime.cache import KVCache
+        from runtime.threads import all_cores
+
         n_head, n_embd, n_ctx = self.hparams["n_head"], self.hparams["n_embd"], len(ids) + n
         x, hidden = np.ones((1, n_embd), np.float32), np.ones((1, 4 * n_embd), np.float32)
         q = np.ones((n_head, 1, n_embd // n_head), np.float32)
-        cache = np.ones((self.hparams["n_layer"], 2, n_head, n_ctx, n_embd // n_head), np.float32)
+        keys = np.ones((self.hparams["n_layer"], n_head, n_ctx, n_embd // n_head), np.float32)
+        cache, matmul = KVCache(self.hparams["n_layer"], n_head, 1, n_embd), self._matmul
         start = time.perf_counter()
         for i in range(n):
-            self._pass(x, hidden, cache[:, :, :, : len(ids) + i + 1], q)
+            with all_cores(cache, 1):
+                for block, k in zip(self.params["blocks"], keys[:, :, : len(ids) + i + 1]):
+                    matmul(x, block["attn"]["c_attn"]["w"])
+                    q @ k.swapaxes(-1, -2) @ k
+                    matmul(x, block["attn"]["c_proj"]["w"])
+                    matmul(x, block["mlp"]["c_fc"]["w"])
+                    matmul(hidden, block["mlp"]["c_proj"]["w"])
+                matmul(x, self.params["wte"].T)
         return (time.perf_counter() - start) / n
 
-    def _pass(self, x, hidden, keys_and_values, q):
-        from runtime.cache import KVCache
+    @staticmethod
+    def _matmul(x, w):
         from runtime.machine import matmul
-        from runtime.threads import all_cores
 
-        sizes = [self.hparams[name] for name in ("n_layer", "n_head", "n_embd")]
-        with all_cores(KVCache(sizes[0], sizes[1], 1, sizes[2]), len(x)):
-            for block, (k, v) in zip(self.params["blocks"], keys_and_values):
-                matmul(x, block["attn"]["c_attn"]["w"])
-                q @ k.swapaxes(-1, -2) @ v
-                matmul(x, block["attn"]["c_proj"]["w"])
-                matmul(x, block["mlp"]["c_fc"]["w"])
-                matmul(hidden, block["mlp"]["c_proj"]["w"])
-            matmul(x[-1:], self.params["wte"].T)
+        return matmul(x, w)
 
 
 def to_transformers(folder):

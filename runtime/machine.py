@@ -2,7 +2,7 @@
 import numpy as np
 
 from runtime.hooks import no_hook
-from runtime.threads import n_threads, share
+from runtime.threads import FEW, n_threads, share
 
 
 def keep_freed_memory():
@@ -17,7 +17,7 @@ def keep_freed_memory():
 
 
 def matmul(x, w):
-    """x @ w, [n_seq, n_in] @ [n_in, n_out], fast for few rows, too.
+    """x @ w, [n_seq, n_in] @ [n_in, n_out], fast for few rows too.
 
     It is computed as (w.T @ x.T).T: the weights are stored column by column (`runtime.weights`), so w.T is what lies in
     memory row after row. Where the pass has several threads, they share out the rows of w.T.
@@ -26,16 +26,13 @@ def matmul(x, w):
     if n_seq == 1 or n_threads() == 1:
         return few_rows(w.T, x.T).T
     result = np.empty((n_out, n_seq), dtype=np.result_type(x, w))
-    n_panel = -(-n_out // (PANELS * n_threads() * 64)) * 64
+    n_panel = -(-n_out // (n_threads() * 64)) * 64  # more and smaller panels cost more than they even out
 
     def panel(start):
         few_rows(w.T[start : start + n_panel], x.T, out=result[start : start + n_panel])
 
     share(panel, range(0, n_out, n_panel))
     return result.T
-
-
-PANELS = 4  # for each thread: the threads seldom end at the same time
 
 
 def few_rows(w, x, out=None):
@@ -47,7 +44,7 @@ def few_rows(w, x, out=None):
     """
     (n_out, n_in), n_seq = w.shape, x.shape[1]
     most = min(10**6 // (n_in * n_seq), 1200 // n_seq) if n_seq else 0
-    if not (2 <= n_seq <= 16 and 8 <= most <= n_out):
+    if not (2 <= n_seq <= FEW and 8 <= most <= n_out):
         return np.matmul(w, x, out=out)
     n_block = 2 ** (most.bit_length() - 1)  # a power of 2, which divides the sizes of the official models
     if out is None:
