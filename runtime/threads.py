@@ -7,7 +7,7 @@ processes, a token took 255 ms instead of 10.
 
 So the work is shared out in larger pieces, each computed with one BLAS thread:
 
-- A long prompt is cut into as many chunks as there are cores. Each goes through all layers in a thread of its own
+- A long prompt is cut into one or two chunks of rows for each core. Each chunk goes through all layers in one thread
   (`in_chunks`).
 - For fewer rows, each weight matrix is cut into panels, and a thread takes the next one when it is free (`share`). A
   thread that gets no core leaves its panel to the others. Beside four busy processes, 128 tokens took 6.8 s with the
@@ -16,7 +16,7 @@ So the work is shared out in larger pieces, each computed with one BLAS thread:
   been fastest lately (`Tuner`).
 
 The BLAS has one number of threads for the whole process, so this is for one pass at a time. Passes that run meanwhile,
-in other threads of the program, leave the BLAS as they find it.
+in other threads of the program, are each computed by their own thread alone.
 """
 import contextlib
 import functools
@@ -34,7 +34,8 @@ import numpy as np
 from runtime.cache import KVCache, LayerCache
 
 FEW, LONG = 16, 256  # up to so many rows, panels are faster than a BLAS; from so many on, chunks are
-LEAST, MOST = 64, 128  # rows of a chunk: the fewest for a thread of its own, the most where one thread computes all
+LEAST, MOST = 64, 256  # rows of a chunk: fewer multiply slowly, more need more memory
+ALONE = 128  # the most where there is one thread: it has the processor's cache to itself
 
 turn = threading.Lock()  # held by the pass that uses the cores
 this_thread = threading.local()  # .team: the threads with which this one shares its work
@@ -203,7 +204,7 @@ class Team:
                 if error := job.done.get():
                     raise error
         finally:
-            job.items.clear()  # after an error or Ctrl-C nobody begins another
+            job.items.clear()  # after Ctrl-C nobody begins another
 
 
 class Job:
@@ -223,6 +224,7 @@ class Job:
                 self.work(item)
                 self.done.put(None)
             except BaseException as error:  # Ctrl-C, too: it is raised where the results are awaited
+                self.items.clear()  # nobody begins another
                 self.done.put(error)
                 return
 
@@ -257,7 +259,7 @@ def in_chunks(run: Callable[..., np.ndarray], x: np.ndarray, cache: KVCache, n_w
     """Take the rows of x through the layers, where that is faster in chunks, one a thread.
 
     Chunks go through a layer one shortly after the other, because a row needs the keys and values of all rows before
-    it. On four cores, 1,023 tokens take 399 ms instead of 612, and 512 take 185 instead of 260.
+    it. On four cores, 1,023 tokens take 367 ms instead of 612, and 512 take 181 instead of 260.
 
     Args:
         run: callable (rows of x, the layers' caches, n_wanted) -> the last n_wanted of them, after all layers.
@@ -270,7 +272,10 @@ def in_chunks(run: Callable[..., np.ndarray], x: np.ndarray, cache: KVCache, n_w
         [n_wanted, n_embd]
     """
     n_seq, n_past, n = len(x), cache.length, n_threads()
-    n_chunks = -(-n_seq // MOST) if n == 1 else min(n, n_seq // LEAST) if n_seq >= long(n) else 1
+    if n == 1:
+        n_chunks = -(-n_seq // ALONE)
+    else:
+        n_chunks = min(n * -(-n_seq // (n * MOST)), n_seq // LEAST) if n_seq >= long(n) else 1
     if whole or n_chunks == 1:
         return run(x, cache.layers, n_wanted)
     cuts, progress = equal_work(n_past, n_seq, n_chunks), Progress(cache.n_layer, n_chunks)
@@ -393,9 +398,14 @@ class Tuner:
         mean = self.means.get(choice, seconds)
         self.means[choice] = mean + weight * (seconds - mean)
         best = self.means[self.best]
-        if choice != self.best and seconds >= best:
+        if choice == self.best:
+            fewer = self.means.get(choice - 1, float("inf"))
+            if fewer < best:  # a load has come, of which fewer threads feel less
+                self.best = choice - 1
+        elif self.means[choice] < best:
+            self.best = choice
+        elif seconds >= best:
             self.due[choice] = self.clock + max((seconds - best) / self.LOOKS, self.OFTEN * best)
-        self.best = min(self.means, key=lambda i: (abs(i - self.best) > 1, self.means[i]))
 
 
 @functools.lru_cache(maxsize=16)
