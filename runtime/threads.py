@@ -11,7 +11,9 @@ So the work is shared out in larger pieces, each computed with one BLAS thread:
   (`in_chunks`).
 - For fewer rows, each weight matrix is cut into panels, and a thread takes the next one when it is free (`share`). A
   thread that gets no core leaves its panel to the others. Beside four busy processes, 128 tokens took 6.8 s with the
-  BLAS's threads and 0.16 s with panels. On an idle machine the BLAS is up to a quarter faster for more than 16 rows.
+  BLAS's threads and 0.16 s with panels. On an idle machine, the BLAS's threads are the faster ones for more than 16
+  rows, and with more than two cores for any number (8 rows on four cores: 15 ms, and 20 with panels). So they do it
+  where nothing else runs.
 - A single row, the next token, is too little work for that. The BLAS computes it, with the number of threads that has
   been fastest lately (`Tuner`).
 
@@ -33,7 +35,7 @@ import numpy as np
 
 from runtime.cache import KVCache, LayerCache
 
-FEW, LONG = 16, 256  # up to so many rows, panels are faster than a BLAS; from so many on, chunks are
+FEW, LONG = 16, 256  # up to so many rows, panels are faster than the BLAS on two cores; from so many on, chunks are
 LEAST, MOST = 64, 256  # rows of a chunk: fewer multiply slowly, more need more memory
 ALONE = 128  # the most where there is one thread: it has the processor's cache to itself
 
@@ -47,26 +49,26 @@ def all_cores(cache: KVCache, n_seq: int, hook: Any = None) -> Iterator[None]:
 
     A pass with a hook is left to the BLAS: a hook sees whole arrays, in the thread that called.
     """
-    n = n_cores() if hook is None else 1
-    if n == 1:
+    n = n_cores() if hook is None else 0
+    if n == 0:
         yield
         return
     alone = turn.acquire(blocking=False)
     try:
-        if not alone or 1 < n_seq < 2**20 / cache.n_embd**2:  # or over before other threads could help
-            with blas.limited(1):
+        if not alone or n == 1 or 1 < n_seq < 2**20 / cache.n_embd**2:  # the last: over before others could help
+            with blas.limited(1), Team(1) as this_thread.team:
                 yield
-        elif FEW < n_seq < long(n) and n_running() <= 1:
-            yield
         elif n_seq == 1:
             with tuner(cache.n_layer, cache.n_embd, n).timed() as n_fastest, blas.limited(n_fastest):
                 yield
+        elif n_seq < long(n) and (n > 2 or n_seq > FEW) and n_running() <= 1:
+            yield
         else:
             with blas.limited(1), Team(n) as this_thread.team:
                 yield
     finally:
+        this_thread.team = None
         if alone:
-            this_thread.team = None
             turn.release()
 
 
@@ -77,11 +79,11 @@ def n_cores() -> int:
     """How many threads a pass may use: the cores of this process, and no more than the BLAS was allowed.
 
     The BLAS knows OPENBLAS_NUM_THREADS, OMP_NUM_THREADS, and what the program set with threadpoolctl. With a BLAS that
-    threadpoolctl does not know, such as Apple's Accelerate, it is 1: two kinds of threads would be in each other's way.
+    threadpoolctl does not know, such as Apple's Accelerate, it is 0: the threads would be in each other's way.
     """
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    n = min(n, cpu_quota())
-    return n if n == 1 else min(n, blas.allowed())
+    n = int(min(n, cpu_quota()))
+    return min(n, blas.allowed())
 
 
 def n_running() -> float:
@@ -120,9 +122,9 @@ class Blas:
         return threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
 
     def allowed(self) -> int:
-        """The number of threads that it has when nothing here limits it; 1 if the library is not known."""
+        """The number of threads that it has when nothing here limits it; 0 if the library is not known."""
         with self.lock:
-            return max(self.before if self.n_users else self.numbers(), default=1)
+            return max(self.before if self.n_users else self.numbers(), default=0)
 
     def numbers(self) -> list[int]:
         return [library.num_threads for library in self.libraries]
@@ -211,7 +213,8 @@ class Job:
     """Items of work, of which each thread takes the next one when it is free."""
 
     def __init__(self, work, items):
-        self.work, self.items, self.done = work, deque(items), SimpleQueue()
+        self.work, self.items = work, deque(items)
+        self.done: SimpleQueue[BaseException | None] = SimpleQueue()
         self.n_items, self.errstate = len(self.items), np.geterr()
 
     def work_off(self):
@@ -247,9 +250,9 @@ def share(work: Callable[[Any], None], items: Iterable) -> None:
 
 
 def n_threads() -> int:
-    """How many threads `share` would use here."""
+    """How many threads `share` uses here; 0 where the work is left to the BLAS and its threads."""
     team = getattr(this_thread, "team", None)
-    return team.n if team else 1
+    return team.n if team else 0
 
 
 # --- long prompts -------------------------------------------------------------------------------
@@ -272,7 +275,7 @@ def in_chunks(run: Callable[..., np.ndarray], x: np.ndarray, cache: KVCache, n_w
         [n_wanted, n_embd]
     """
     n_seq, n_past, n = len(x), cache.length, n_threads()
-    if n == 1:
+    if n <= 1:
         n_chunks = -(-n_seq // ALONE)
     else:
         n_chunks = min(n * -(-n_seq // (n * MOST)), n_seq // LEAST) if n_seq >= long(n) else 1

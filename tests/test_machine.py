@@ -7,11 +7,12 @@ from runtime import machine, threads
 from runtime.cache import KVCache
 
 
-@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("n_threads", [0, 1, 3])
 @pytest.mark.parametrize("n_seq", [0, 1, 2, 7, 8, 16, 17, 100])
 @pytest.mark.parametrize("order", ["F", "C"])
 def test_matmul(monkeypatch, n_threads, n_seq, order):
     monkeypatch.setattr(threads, "n_cores", lambda: n_threads)
+    monkeypatch.setattr(threads, "n_running", lambda: 9)
     rng = np.random.default_rng(0)
     with threads.all_cores(KVCache(1, 1, 1, 1024), 2):
         assert threads.n_threads() == n_threads

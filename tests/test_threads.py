@@ -26,7 +26,11 @@ def blas_limits():
 @pytest.fixture
 def use(monkeypatch):
     """use(n): let each pass have n threads, on however many cores."""
-    return lambda n: monkeypatch.setattr(threads, "n_cores", lambda: n)
+    def use(n):
+        monkeypatch.setattr(threads, "n_cores", lambda: n)
+        monkeypatch.setattr(threads, "n_running", lambda: 9)  # so that nothing is left to the BLAS
+
+    return use
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +45,7 @@ def nothing_is_left_behind():
 # --- the same results ---
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 7])
 @pytest.mark.parametrize("n_logits", [None, 1, 400])
 def test_chunks_give_the_logits_of_the_whole(use, n, n_logits):
     use(n)
@@ -54,7 +58,7 @@ def test_chunks_give_the_logits_of_the_whole(use, n, n_logits):
     np.testing.assert_allclose(MODEL.forward(LONG[500:], cache=cache), WHOLE[500:], atol=1e-4 * np.abs(WHOLE).max())
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
 def test_the_same_greedy_ids_with_any_number_of_threads(use, monkeypatch, shakespeare, tiny, n):
     use(n)
     monkeypatch.setattr(threads, "LEAST", 8)  # so that short texts are cut into chunks, too
@@ -75,7 +79,7 @@ def test_a_blas_that_threadpoolctl_does_not_know(monkeypatch):
 
     monkeypatch.setattr(threadpoolctl, "ThreadpoolController", Nothing)
     monkeypatch.setattr(threads, "blas", threads.Blas())
-    assert threads.n_cores() == 1
+    assert threads.n_cores() == 0
     np.testing.assert_allclose(MODEL.forward(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
     assert len(MODEL.generate(LONG[:9], 5)) == 5
 
@@ -128,6 +132,18 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
     with threads.all_cores(cache, 300):
         assert threads.n_threads() == 5
         np.testing.assert_array_equal(threads.in_chunks(run, x, cache, 130, whole=False), x[170:])
+
+
+@pytest.mark.parametrize("n_seq, n, n_running, n_threads", [
+    (8, 2, 1, 2), (64, 2, 1, 0), (64, 2, 3, 2), (128, 2, 1, 2),
+    (8, 4, 1, 0), (8, 4, 3, 4), (255, 4, 1, 0), (256, 4, 1, 4),
+    (8, 1, 1, 1), (1, 4, 1, 0),
+])
+def test_few_rows_are_left_to_the_blas_where_nothing_else_runs(use, monkeypatch, n_seq, n, n_running, n_threads):
+    use(n)
+    monkeypatch.setattr(threads, "n_running", lambda: n_running)
+    with threads.all_cores(KVCache(1, 1, 1, 1024), n_seq):
+        assert threads.n_threads() == n_threads
 
 
 @pytest.mark.parametrize("n_past, n_seq, n", [(0, 1023, 4), (0, 512, 2), (700, 323, 3), (0, 250, 64)])
