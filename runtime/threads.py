@@ -61,7 +61,7 @@ def all_cores(cache: KVCache, n_seq: int, hook: Any = None) -> Iterator[None]:
         elif n_seq == 1:
             with tuner(cache.n_layer, cache.n_embd, n).timed() as n_fastest, blas.limited(n_fastest):
                 yield
-        elif n_seq < long(n) and (n > 2 or n_seq > FEW) and n_running() <= 1:
+        elif n_seq < long(n) and (n > 2 or n_seq > FEW) and idle():
             yield
         else:
             with blas.limited(1), Team(n) as this_thread.team:
@@ -86,13 +86,15 @@ def n_cores() -> int:
     return min(n, blas.allowed())
 
 
-def n_running() -> float:
-    """How many threads run or wait for a core on this machine now, this one among them; infinity if it does not say."""
+def idle() -> bool:
+    """Whether nothing but this process runs on the machine now; False where the system does not say."""
     try:
-        with open("/proc/loadavg", encoding="ascii") as file:
-            return int(file.read().split()[3].partition("/")[0])
-    except OSError:  # not on Linux
-        return float("inf")
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        for task in os.listdir("/proc/self/task"):  # a BLAS thread goes on waiting for work for a while, and runs
+            running -= Path(f"/proc/self/task/{task}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+    except OSError:  # not on Linux, or a thread has just ended
+        return False
+    return running <= 0
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from runtime.cache import KVCache
 @pytest.mark.parametrize("order", ["F", "C"])
 def test_matmul(monkeypatch, n_threads, n_seq, order):
     monkeypatch.setattr(threads, "n_cores", lambda: n_threads)
-    monkeypatch.setattr(threads, "n_running", lambda: 9)
+    monkeypatch.setattr(threads, "idle", lambda: False)
     rng = np.random.default_rng(0)
     with threads.all_cores(KVCache(1, 1, 1, 1024), 2):
         assert threads.n_threads() == n_threads

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import threadpoolctl
-from helpers import ROOT, in_threads, random_model, read_json
+from helpers import ROOT, in_threads, random_model, read_json, wait_for
 
 import gpt2 as gpt2_module
 from runtime import threads
@@ -28,7 +28,7 @@ def use(monkeypatch):
     """use(n): let each pass have n threads, on however many cores."""
     def use(n):
         monkeypatch.setattr(threads, "n_cores", lambda: n)
-        monkeypatch.setattr(threads, "n_running", lambda: 9)  # so that nothing is left to the BLAS
+        monkeypatch.setattr(threads, "idle", lambda: False)  # so that nothing is left to the BLAS
 
     return use
 
@@ -134,14 +134,14 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
         np.testing.assert_array_equal(threads.in_chunks(run, x, cache, 130, whole=False), x[170:])
 
 
-@pytest.mark.parametrize("n_seq, n, n_running, n_threads", [
-    (8, 2, 1, 2), (64, 2, 1, 0), (64, 2, 3, 2), (128, 2, 1, 2),
-    (8, 4, 1, 0), (8, 4, 3, 4), (255, 4, 1, 0), (256, 4, 1, 4),
-    (8, 1, 1, 1), (1, 4, 1, 0),
+@pytest.mark.parametrize("n_seq, n, idle, n_threads", [
+    (8, 2, True, 2), (64, 2, True, 0), (64, 2, False, 2), (128, 2, True, 2),
+    (8, 4, True, 0), (8, 4, False, 4), (255, 4, True, 0), (256, 4, True, 4),
+    (8, 1, True, 1), (1, 4, True, 0),
 ])
-def test_few_rows_are_left_to_the_blas_where_nothing_else_runs(use, monkeypatch, n_seq, n, n_running, n_threads):
+def test_few_rows_are_left_to_the_blas_where_nothing_else_runs(use, monkeypatch, n_seq, n, idle, n_threads):
     use(n)
-    monkeypatch.setattr(threads, "n_running", lambda: n_running)
+    monkeypatch.setattr(threads, "idle", lambda: idle)
     with threads.all_cores(KVCache(1, 1, 1, 1024), n_seq):
         assert threads.n_threads() == n_threads
 
@@ -271,6 +271,16 @@ def test_the_number_of_cores_is_bounded(monkeypatch):
     with threadpoolctl.threadpool_limits(3):
         monkeypatch.setattr(threads, "cpu_quota", lambda: 2)
         assert threads.n_cores() == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/loadavg"), reason="only Linux tells what runs")
+def test_a_busy_process_is_seen():
+    busy = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+    try:
+        wait_for(lambda: not any(threads.idle() for _ in range(20)))
+    finally:
+        busy.kill()
+        busy.wait()
 
 
 @pytest.mark.parametrize("variable", ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"])
