@@ -37,6 +37,40 @@ class LayerCache:
         return self.k[:, :end], self.v[:, :end]
 
 
+class NoCache(LayerCache):
+    """The cache of a layer that nothing comes before and whose keys and values nobody needs afterwards."""
+
+    def __init__(self):
+        pass
+
+    def extend(self, k, v):
+        return k, v
+
+
+no_cache = NoCache()
+
+
+class SideBySide:
+    """One layer's caches of several texts, whose rows lie side by side in a pass.
+
+    Args:
+        caches: list with a `LayerCache` for each text.
+        n_rows: list of int, how many rows each text has in the pass.
+    """
+
+    def __init__(self, caches: list, n_rows: list[int]):
+        ends = np.cumsum(n_rows).tolist()
+        self.caches, self.rows = caches, [slice(end - n, end) for end, n in zip(ends, n_rows)]
+
+
+def text_by_text(attend, q, k, v, cache, **options):
+    """attend(q, k, v, cache) for a text, or for each of several whose rows lie side by side: it sees itself only."""
+    if not isinstance(cache, SideBySide):
+        return attend(q, k, v, cache, **options)
+    return np.concatenate([attend(q[:, rows], k[:, rows], v[:, rows], one, **options)
+                           for rows, one in zip(cache.rows, cache.caches)], axis=1)  # [n_head, n_rows, d_head]
+
+
 class KVCache:
     """The keys and values of all layers, with room for n_ctx positions; `gpt2(..., cache=...)` appends to it.
 
@@ -54,6 +88,11 @@ class KVCache:
     def __init__(self, n_layer, n_head, n_ctx, n_embd):
         self.n_layer, self.n_head, self.n_ctx, self.n_embd = n_layer, n_head, n_ctx, n_embd
         self.layers = [LayerCache(n_head, n_ctx, n_embd // n_head) for _ in range(n_layer)]
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory that the keys and values of all positions take."""
+        return 8 * self.n_layer * self.n_ctx * self.n_embd
 
     @property
     def length(self):

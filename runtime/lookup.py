@@ -101,7 +101,12 @@ def accepted(guess: list[int], logits: np.ndarray, choose: Callable[[np.ndarray]
 
 def near_tie(logits: np.ndarray) -> bool:
     """Whether the two best logits are so close that rounding may decide between them."""
-    return bool(np.count_nonzero(logits >= logits.max() - ROUNDING * np.abs(logits).max()) > 1)
+    return bool(np.count_nonzero(logits >= logits.max() - rounding(logits)) > 1)
+
+
+def rounding(logits: np.ndarray) -> np.floating:
+    """By how much the difference of two logits may change when they are computed beside other rows."""
+    return ROUNDING * np.abs(logits).max()
 
 
 def to_bytes(ids: list[int]) -> bytes:

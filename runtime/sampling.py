@@ -3,10 +3,12 @@ import inspect
 import numbers
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+
+from runtime.lookup import near_tie, rounding
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,52 @@ class Sampling:
         return p
 
     def choose(self, logits: np.ndarray, rng: np.random.Generator) -> int:
-        """The next token, an int, from its logits [n_vocab]; `rng` is a numpy.random.Generator."""
+        """The next token, an int, from its logits [n_vocab]; ValueError if a logit is NaN.
+
+        Exponential noise decides: a token's probability divided by its noise is the largest with that probability (the
+        Gumbel-max trick, Maddison et al., https://arxiv.org/abs/1411.0030, without its logarithms). In a table of
+        cumulated probabilities the rounding of one logit would move all the others.
+        """
         if self.temperature == 0:
             check_logits(logits)
             return int(np.argmax(logits))
-        return int(rng.choice(len(logits), p=self.probabilities(logits)))
+        return int(np.argmax(self.probabilities(logits) / exponential(rng, len(logits))))
+
+    def is_near_tie(self, logits: np.ndarray, rng: np.random.Generator) -> bool:
+        """Whether `choose(logits, rng)` might be another token if the logits were rounded differently."""
+        if self.temperature == 0:
+            return near_tie(logits)
+        p, noise, margin = self.probabilities(logits), exponential(rng, len(logits)), rounding(logits)
+        race, kept = p / noise, p > 0
+        winner = np.argmax(race)
+        unsure = np.zeros_like(kept)
+        if not kept.all() and self._edge_is_unsure(logits, kept, margin):
+            edge, next_one = np.argmin(np.where(kept, logits, np.inf)), np.max(logits[~kept])
+            unsure = (logits <= logits[edge] + margin) & (logits >= next_one - margin)
+            race[unsure] = p[edge] * np.exp((logits[unsure] - logits[edge]) / self.temperature) / noise[unsure]
+        near = race >= race[winner] * np.exp(-margin / self.temperature)
+        return bool(unsure[winner] or np.count_nonzero(near) > 1)
+
+    def _edge_is_unsure(self, logits, kept, margin):
+        """Whether rounding may decide which tokens top_k and top_p keep."""
+        least = logits[kept].min()
+        if least - logits[~kept].max() <= margin:
+            return True
+        if self.top_p is None:
+            return False
+        p = replace(self, top_p=None).probabilities(logits)
+        mass = p[kept].sum()  # at least top_p, and without the least likely token less than that
+        return min(mass - self.top_p, self.top_p - mass + p[kept].min()) <= margin / self.temperature
+
+
+def exponential(rng, n):
+    """n exponentially distributed numbers, none of them 0."""
+    return np.maximum(rng.standard_exponential(n), np.finfo(np.float64).tiny)
+
+
+def seed_of(seed: int | None, place: int) -> int | None:
+    """The seed of the text at a place in a batch (0 is the first): None stays None, another seed each time."""
+    return None if seed is None else int(np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0])
 
 
 def check(name: str, value: object, kind: type, valid: Callable[[Any], bool], wanted: str) -> None:
