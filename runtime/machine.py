@@ -1,19 +1,27 @@
 """What makes the same arithmetic faster on the machine."""
+import ctypes
+import os
+
 import numpy as np
 
 from runtime.hooks import no_hook
 from runtime.threads import FEW, n_threads, share
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def keep_freed_memory():
     """Make the C library keep freed memory for reuse.
 
     It hands freed blocks of more than 128 KB back to the system, so that each new intermediate array has to be paged in
-    again, which takes longer than to compute it: gelu took 12 us a row, and 2.6 us with this. Freeing one large block
-    raises that limit (the dynamic M_MMAP_THRESHOLD of mallopt(3), at most 32 MB). The block is never touched and costs
-    nothing.
+    again, which takes longer than to compute it: gelu took 12 us a row, and 2.6 us with this. glibc's mallopt(3) sets
+    the two limits. (By itself glibc raises them when a large block is freed, but not where the environment sets one of
+    them, as Dask does for its workers.)
     """
-    np.empty(31 * 2**20, dtype=np.uint8)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def matmul(x, w):
