@@ -279,7 +279,7 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
 
 @with_sampling_options
 def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int,
-                   n_tokens_to_generate: int, *, stop_id: int | None = None, place: int = 0,
+                   n_tokens_to_generate: int, *, stop_id: int | None = None, places: Sequence[int] | None = None,
                    max_texts: int = 64, max_bytes: int = 2**30, **options) -> list[list[int]]:
     """Continue many texts at once: the ids that `generate` gives for each, several times as fast.
 
@@ -289,11 +289,11 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
     Args:
         inputs: the prompts, each as in `generate`.
         params, n_head, n_tokens_to_generate, stop_id: as in `generate`, the same for all.
-        place: the place of the first prompt in a longer list, of which this is a part. Only sampling depends on it.
+        places: the place of each prompt in a longer list that these are a part of; by default 0, 1, 2, ...
         max_texts: how many texts are computed side by side.
         max_bytes: how much memory their caches may take together; one text is always computed.
         temperature, top_k, top_p, seed: see `Sampling`. Each text has a seed of its own, made from `seed` and its place:
-            text i is the one that `generate` gives with seed=`runtime.sampling.seed_of(seed, place + i)`.
+            the text at place i is the one that `generate` gives with seed=`runtime.sampling.seed_of(seed, i)`.
 
     Returns:
         list of lists of int, the new ids of each text.
@@ -303,10 +303,10 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
     """
     n_layer, (n_vocab, n_embd), n_ctx = len(params["blocks"]), params["wte"].shape, len(params["wpe"])
     sampling, texts = Sampling(**options), []
-    for i, ids in enumerate(inputs):
+    for i, ids in zip(range(len(inputs)) if places is None else places, inputs):
         ids = check_ids(ids, n_vocab).tolist()
         check_generation(len(ids), n_tokens_to_generate, stop_id, sampling.top_k, n_vocab, n_ctx)
-        texts.append(Continuation(ids, n_tokens_to_generate, seed_of(sampling.seed, place + i)))
+        texts.append(Continuation(ids, n_tokens_to_generate, seed_of(sampling.seed, i)))
 
     def alone(text):
         """The logits of a text's next token as `generate` computes them: without other rows beside them."""

@@ -1,0 +1,1 @@
+"""The machinery of batch.py: tables in and out, what a worker does, what is finished, the cluster."""

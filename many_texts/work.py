@@ -1,0 +1,114 @@
+"""What a worker does: texts in, the new columns of their rows out."""
+import functools
+import itertools
+import math
+import socket
+from typing import Any, NamedTuple
+
+import regex
+
+from gpt2 import generate_batch
+from inside.log_probs import log_probs
+from runtime.checks import check_generation
+from utils import find_model, load_encoder_hparams_and_params, missing_files
+
+
+class Text(NamedTuple):
+    """A row's text, or why it has none."""
+
+    place: int  # in the whole input, from 0
+    text: str | None
+    error: str | None = None
+
+
+def check_model(model_size: str, models_dir: str) -> None:
+    """FileNotFoundError unless this machine has the model. Workers do not download: many would do so at once."""
+    folder = find_model(model_size, models_dir).absolute()
+    missing = missing_files(folder) if folder.is_dir() else ["the folder"]
+    if missing:
+        raise FileNotFoundError(f"the worker on {socket.gethostname()} does not have the model {model_size!r}: "
+                                f"{missing[0]} is missing in {folder}. Copy the model there, or give its place on "
+                                "the workers with --models_dir")
+
+
+@functools.lru_cache(maxsize=1)
+def load(model_size, models_dir):
+    check_model(model_size, models_dir)
+    return load_encoder_hparams_and_params(model_size, models_dir)
+
+
+def generate_block(texts: list[Text], model_size: str, models_dir: str, *, n_tokens_to_generate: int,
+                   **sampling) -> list[dict[str, Any]]:
+    """The columns that `batch.py generate` adds to each row: continuation and n_tokens, or error."""
+    encoder, hparams, params = load(model_size, models_dir)
+
+    def encoded(text):
+        ids = encoder.encode(text)
+        check_generation(len(ids), n_tokens_to_generate, None, None, hparams["n_vocab"], hparams["n_ctx"])
+        return ids
+
+    rows, good = prepared(texts, encoded)
+    new_ids = generate_batch([ids for _, ids in good], params, hparams["n_head"], n_tokens_to_generate,
+                             stop_id=encoder.eot_token, places=[texts[i].place for i, _ in good], **sampling)
+    for (i, _), ids in zip(good, new_ids):
+        rows[i] = {"continuation": encoder.decode(ids), "n_tokens": len(ids)}
+    return rows
+
+
+def score_block(texts: list[Text], model_size: str, models_dir: str, *, stride: int | None, tokens: bool,
+                words: bool) -> list[dict[str, Any]]:
+    """The columns that `batch.py score` adds to each row: n_tokens, log_prob and so on, or error."""
+    encoder, hparams, params = load(model_size, models_dir)
+    rows, good = prepared(texts, encoder.encode)
+    if good and encoder.eot_token is None:
+        raise ValueError("the vocabulary has no <|endoftext|> to predict the first token from")
+    for (i, ids), log_p in zip(good, log_probs([ids for _, ids in good], params, hparams["n_head"], encoder.eot_token,
+                                               stride)):
+        pieces, bits = [encoder.token_bytes(j) for j in ids], (-log_p / math.log(2)).tolist()
+        total = float(log_p.sum())
+        rows[i] = {"n_tokens": len(ids), "log_prob": total,
+                   "bits_per_byte": -total / math.log(2) / sum(map(len, pieces)),
+                   "perplexity": math.exp(min(-total / len(ids), 700))}  # exp(710) is not a float any more
+        if tokens:
+            rows[i] |= {"tokens": [piece.decode("utf-8", errors="replace") for piece in pieces],
+                        "token_surprisals": bits}
+        if words:
+            rows[i] |= dict(zip(("words", "word_surprisals"), word_surprisals(texts[i].text, pieces, bits)))
+    return rows
+
+
+def prepared(texts, encode):
+    """(rows, good): {"error": ...} for each text that cannot be done, else None; [(index, ids)] of the others."""
+    rows: list[Any] = [None] * len(texts)
+    good = []
+    for i, (_, text, error) in enumerate(texts):
+        try:
+            if error is not None or not text:
+                raise ValueError(error or "the text is empty")
+            good.append((i, encode(text)))
+        except ValueError as reason:
+            rows[i] = {"error": str(reason)}
+    return rows, good
+
+
+def word_surprisals(text: str, pieces: list[bytes], bits: list[float]) -> tuple[list[str], list[float]]:
+    """The words of a text and the surprisal of each: the sum over its tokens.
+
+    A word is what white space delimits. The space before a word belongs to it, as in GPT-2's tokens; white space at the
+    end of the text belongs to no word. No token reaches from one word into the next.
+    """
+    words, ends = [], []
+    at = n_bytes = 0
+    for match in regex.finditer(r"\S+", text):
+        n_bytes += len(text[at : match.end()].encode("utf-8"))
+        at = match.end()
+        words.append(match[0])
+        ends.append(n_bytes)  # where the word ends, in bytes
+    sums = [0.0] * len(words)
+    word = 0
+    for end, surprisal in zip(itertools.accumulate(map(len, pieces)), bits):
+        while word < len(words) and end > ends[word]:
+            word += 1
+        if word < len(words):
+            sums[word] += surprisal
+    return words, sums
