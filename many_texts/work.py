@@ -1,5 +1,6 @@
 """What a worker does: texts in, the new columns of their rows out."""
 import functools
+import hashlib
 import itertools
 import math
 import socket
@@ -9,6 +10,7 @@ import regex
 
 from gpt2 import generate_batch
 from inside.log_probs import log_probs
+from runtime import checkpoint
 from runtime.checks import check_generation
 from utils import find_model, load_encoder_hparams_and_params, missing_files
 
@@ -21,26 +23,32 @@ class Text(NamedTuple):
     error: str | None = None
 
 
-def check_model(model_size: str, models_dir: str) -> None:
-    """FileNotFoundError unless this machine has the model. Workers do not download: many would do so at once."""
+def fingerprint(model_size: str, models_dir: str | None) -> str:
+    """16 hex digits that differ where the model does. FileNotFoundError where this machine does not have it.
+
+    Workers do not download: many would do so at once. The index of a checkpoint holds a checksum of every tensor.
+    """
     folder = find_model(model_size, models_dir).absolute()
-    missing = missing_files(folder) if folder.is_dir() else ["the folder"]
+    missing = missing_files(folder)
     if missing:
-        raise FileNotFoundError(f"the worker on {socket.gethostname()} does not have the model {model_size!r}: "
-                                f"{missing[0]} is missing in {folder}. Copy the model there, or give its place on "
-                                "the workers with --models_dir")
+        raise FileNotFoundError(f"{socket.gethostname()} does not have the model {model_size!r}: {missing[0]} is "
+                                "missing. Copy the model there, or say with --models_dir where the workers have it")
+    index = checkpoint.index_file(checkpoint.latest_checkpoint(folder))
+    files = [index, *(folder / name for name in ("hparams.json", "encoder.json", "vocab.bpe"))]
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)
-def load(model_size, models_dir):
-    check_model(model_size, models_dir)
+def load(model_size, models_dir, model_fingerprint):
+    if fingerprint(model_size, models_dir) != model_fingerprint:
+        raise ValueError(f"the model {model_size!r} on {socket.gethostname()} is not the one that the other workers "
+                         f"have: {find_model(model_size, models_dir).absolute()}")
     return load_encoder_hparams_and_params(model_size, models_dir)
 
 
-def generate_block(texts: list[Text], model_size: str, models_dir: str, *, n_tokens_to_generate: int,
-                   **sampling) -> list[dict[str, Any]]:
+def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int, **sampling) -> list[dict[str, Any]]:
     """The columns that `batch.py generate` adds to each row: continuation and n_tokens, or error."""
-    encoder, hparams, params = load(model_size, models_dir)
+    encoder, hparams, params = load(*model)
 
     def encoded(text):
         ids = encoder.encode(text)
@@ -55,10 +63,9 @@ def generate_block(texts: list[Text], model_size: str, models_dir: str, *, n_tok
     return rows
 
 
-def score_block(texts: list[Text], model_size: str, models_dir: str, *, stride: int | None, tokens: bool,
-                words: bool) -> list[dict[str, Any]]:
+def score_block(texts: list[Text], model: tuple, *, stride: int | None, tokens: bool, words: bool) -> list[dict[str, Any]]:
     """The columns that `batch.py score` adds to each row: n_tokens, log_prob and so on, or error."""
-    encoder, hparams, params = load(model_size, models_dir)
+    encoder, hparams, params = load(*model)
     rows, good = prepared(texts, encoder.encode)
     if good and encoder.eot_token is None:
         raise ValueError("the vocabulary has no <|endoftext|> to predict the first token from")
@@ -83,8 +90,8 @@ def prepared(texts, encode):
     good = []
     for i, (_, text, error) in enumerate(texts):
         try:
-            if error is not None or not text:
-                raise ValueError(error or "the text is empty")
+            if error is not None:
+                raise ValueError(error)
             good.append((i, encode(text)))
         except ValueError as reason:
             rows[i] = {"error": str(reason)}

@@ -1,0 +1,111 @@
+"""Dask: the workers, and the blocks that they work on."""
+import concurrent.futures
+import contextlib
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from many_texts import work
+
+PATIENCE = 60  # seconds to wait for the first worker of a cluster
+
+
+@contextlib.contextmanager
+def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
+    """A `distributed.Client`: of a running scheduler, or of a local cluster of one process a core that ends with it.
+
+    Args:
+        scheduler: its address, tcp://host:8786, or None.
+        n_workers: how many local processes; None is one for each core.
+    """
+    import dask
+    import distributed
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is not the user's concern
+    warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the dashboard's port is taken: another one is
+                # Dask measures mapped weights as each worker's own memory, and would kill it for them.
+                address = stack.enter_context(distributed.LocalCluster(
+                    n_workers=n_workers or dask.system.CPU_COUNT, threads_per_worker=1, memory_limit=0,
+                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL))
+        else:
+            address = scheduler
+        try:
+            client = stack.enter_context(distributed.Client(address, timeout=20))
+        except (OSError, ValueError) as error:
+            raise ConnectionError(f"there is no Dask scheduler at {scheduler}: {error}; start one with: dask "
+                                  "scheduler") from None
+        if scheduler is not None:
+            try:
+                client.wait_for_workers(1, timeout=PATIENCE)
+            except TimeoutError:
+                raise ConnectionError(f"no worker has come to {scheduler} within {PATIENCE} s; start one with: "
+                                      f"dask worker {scheduler} --nthreads 1 --memory-limit 0") from None
+        yield client
+
+
+def on_all(client, function: Callable, *arguments) -> Any:
+    """What `function(*arguments)` returns on each worker: the same on all of them, or ValueError.
+
+    Raises what it raises; ImportError where a worker does not have this project.
+    """
+    answers = client.run(function, *arguments)
+    if len(set(answers.values())) > 1:
+        raise ValueError("the workers do not have the same model: " + ", ".join(f"{worker} has {answer}" for worker,
+                                                                                 answer in answers.items()))
+    return next(iter(answers.values()))
+
+
+def finished(client, function: Callable, blocks: Iterable[tuple[int, list]]) -> Iterator[tuple[int, list, list]]:
+    """The blocks as they are finished: (number, texts, rows), where the rows are `function(texts)`.
+
+    Only a few blocks a worker are under way at a time, so that memory does not grow with their number. When a worker
+    dies, Dask gives its blocks to others. A block at which several workers died is cut in two, down to a single text:
+    that one gets an error.
+
+    Args:
+        client: a `distributed.Client`.
+        function: callable list of texts -> list of rows (dicts), one for each.
+        blocks: (number, list of `work.Text`).
+    """
+    import distributed
+
+    futures, parts = distributed.as_completed(), {}  # future -> (number, texts, where its rows go)
+    under_way: dict[int, tuple[list, list]] = {}  # number -> (texts, rows)
+
+    def submit(number, texts, start):
+        future = client.submit(function, texts, pure=False)
+        parts[future] = number, texts, start
+        futures.add(future)
+
+    blocks = iter(blocks)
+    while True:
+        room = 2 * sum(client.nthreads().values()) + 2 - len(under_way)
+        for number, texts in itertools.islice(blocks, max(room, 0)):
+            under_way[number] = texts, [None] * len(texts)
+            submit(number, texts, 0)
+        if not under_way:
+            return
+        future = next(futures)
+        number, texts, start = parts.pop(future)
+        block, rows = under_way[number]
+        try:
+            rows[start : start + len(texts)] = future.result()
+        except distributed.scheduler.KilledWorker as error:
+            if len(texts) > 1:
+                middle = len(texts) // 2
+                submit(number, texts[:middle], start)
+                submit(number, texts[middle:], start + middle)
+            else:
+                rows[start] = {"error": f"its worker died, {error.allowed_failures + 1} times: is there enough "
+                                                "memory?"}
+        except concurrent.futures.CancelledError:
+            raise ConnectionError("the scheduler is gone") from None
+        if None not in rows:
+            del under_way[number]
+            yield number, block, rows
