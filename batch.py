@@ -9,7 +9,7 @@ the reason in its column `error`. A run that is interrupted goes on where it was
 
 The work is done by Dask's worker processes, one a core, or by those of a running scheduler (docs/many-texts.md).
 Starting them takes about three seconds: for a handful of texts `gpt2.py` and `lens.py` are done before. Install what it
-needs with: pip install -r batch-requirements.txt
+needs with: pip install -r many_texts/requirements.txt
 """
 if __name__ == "__main__":
     from runtime.startup import guard_imports

@@ -10,6 +10,8 @@ from typing import Any
 from many_texts import work
 
 PATIENCE = 60  # seconds to wait for the first worker of a cluster
+WITHOUT_PROJECT = ("a worker cannot run this ({}): start the workers in a clone of this project, with the packages of "
+                   "many_texts/requirements.txt, and with PYTHONPATH=.")
 
 
 @contextlib.contextmanager
@@ -36,7 +38,7 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
         else:
             address = scheduler
         try:
-            client = stack.enter_context(distributed.Client(address, timeout=20))
+            client = stack.enter_context(distributed.Client(address, timeout=10))
         except (OSError, ValueError) as error:
             raise ConnectionError(f"there is no Dask scheduler at {scheduler}: {error}; start one with: dask "
                                   "scheduler") from None
@@ -52,9 +54,14 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
 def on_all(client, function: Callable, *arguments) -> Any:
     """What `function(*arguments)` returns on each worker: the same on all of them, or ValueError.
 
-    Raises what it raises; ImportError where a worker does not have this project.
+    Raises what it raises; ValueError where a worker does not have this project.
     """
-    answers = client.run(function, *arguments)
+    try:
+        answers = client.run(function, *arguments)
+    except Exception as error:
+        if type(error) is not Exception:  # what the function raised
+            raise
+        raise ValueError(WITHOUT_PROJECT.format(error)) from None
     if len(set(answers.values())) > 1:
         raise ValueError("the workers do not have the same model: " + ", ".join(f"{worker} has {answer}" for worker,
                                                                                  answer in answers.items()))
@@ -104,6 +111,8 @@ def finished(client, function: Callable, blocks: Iterable[tuple[int, list]]) -> 
             else:
                 rows[start] = {"error": f"its worker died, {error.allowed_failures + 1} times: is there enough "
                                                 "memory?"}
+        except ModuleNotFoundError as error:
+            raise ValueError(WITHOUT_PROJECT.format(error)) from None
         except concurrent.futures.CancelledError:
             raise ConnectionError("the scheduler is gone") from None
         if None not in rows:

@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import secrets
@@ -67,6 +68,7 @@ def run(name: str, options: Options, **how) -> None:
     command, out = COMMANDS[name], options.out
     added = command.added | {key: kind for option in LISTS if how.get(option) for key, kind in LISTS[option].items()}
     added |= {"error": "string"}
+    check_packages()
     with argument_errors():
         source = tables.Source(options.texts)
         check_out(out, source, options.overwrite)
@@ -102,6 +104,12 @@ def run(name: str, options: Options, **how) -> None:
 
 
 # --- before any work ----------------------------------------------------------------------------
+
+
+def check_packages():
+    for package in ("dask", "distributed", "pyarrow"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"the package {package} is not installed: pip install -r many_texts/requirements.txt")
 
 
 def check_out(out, source, overwrite):

@@ -44,8 +44,7 @@ class Source:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown format, or several formats.
-        ImportError: fsspec needs another package for this kind of URL.
+        ValueError: an unknown format, several formats, or a kind of URL for which a package is not installed.
     """
 
     def __init__(self, name: str):
@@ -54,10 +53,11 @@ class Source:
         if os.path.exists(name):  # also where the name has a * or [ in it
             self.fs, self.paths = fsspec.filesystem("file"), [name]
         else:
-            local = "://" not in name
-            self.fs, _, _ = fsspec.get_fs_token_paths(name) if not local else (fsspec.filesystem("file"), None, None)
-            self.paths = sorted(glob.glob(name, recursive=True) if local else self.fs.glob(name))
-            self.paths = [path for path in self.paths if not self.fs.isdir(path)]
+            try:
+                self.fs, path = fsspec.url_to_fs(name)
+            except (ImportError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from None
+            self.paths = sorted(path for path in self.fs.glob(path) if not self.fs.isdir(path))
         if not self.paths:
             raise FileNotFoundError(f"{name}: there is no such file" + (", and none that fits the pattern"
                                                                         if glob.has_magic(name) else ""))

@@ -1,0 +1,153 @@
+"""Many texts: batches give what one text at a time gives, and batch.py a file of them, whatever happens meanwhile."""
+import csv
+import gzip
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import MODELS, ROOT, random_model, wait_for
+
+from gpt2 import generate, generate_batch
+from inside.log_probs import log_probs
+from lens import score
+from runtime.batch import Continuation, running
+from runtime.cache import KVCache
+from runtime.lookup import rounding
+from runtime.sampling import Sampling, seed_of
+
+
+PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n", "To be, or not to be"]
+
+
+# --- generate_batch -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1, "seed": 5}, {"temperature": 0.8, "top_k": 40, "seed": 5},
+                                     {"temperature": 1.2, "top_p": 0.9, "seed": 5},
+                                     {"temperature": 1, "top_k": 2, "top_p": 0.7, "seed": 0}])
+@pytest.mark.parametrize("limits", [{}, {"max_texts": 2}, {"max_bytes": 1}])
+def test_batch_gives_the_ids_that_generate_gives(shakespeare, options, limits):
+    encoder, hparams, params = shakespeare
+    prompts = [encoder.encode(prompt) for prompt in PROMPTS]
+    ids = generate_batch(prompts, params, hparams["n_head"], 12, stop_id=encoder.encode("\n")[0], **options, **limits)
+    for i, prompt in enumerate(prompts):
+        alone = options | ({"seed": seed_of(options["seed"], i)} if options else {})
+        assert ids[i] == shakespeare.generate(prompt, 12, stop_id=encoder.encode("\n")[0], **alone)
+    assert len({len(new) for new in ids}) > 1  # some came to the stop_id
+
+
+def test_batch_gives_the_ids_of_openais_graph(tiny):
+    model, expected = tiny
+    n = len([name for name in expected if name.startswith("prompt_")])
+    ids = generate_batch([expected[f"prompt_{i}"] for i in range(n)], model.params, model.hparams["n_head"], 24)
+    assert ids == [expected[f"greedy_{i}"].tolist() for i in range(n)]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1, "seed": 1}, {"temperature": 1, "top_k": 3, "seed": 1},
+                                     {"temperature": 1, "top_p": 0.5, "seed": 1}])
+def test_near_ties_are_decided_as_by_generate(options):
+    """Each token has a twin whose embedding is almost its own: rounding decides between them at every step."""
+    model = random_model(n_vocab=200)
+    model.params["wte"][100:] = model.params["wte"][:100] * np.float32(1 + 2**-22)
+    prompts = [list(range(start, start + 3 * start + 1)) for start in range(8)]
+    ids = generate_batch(prompts, model.params, 4, 20, **options)
+    for i, prompt in enumerate(prompts):
+        alone = options | ({"seed": seed_of(1, i)} if options else {})
+        assert ids[i] == model.generate(prompt, 20, **alone)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.6}, {"top_k": 5, "top_p": 0.8}])
+@pytest.mark.parametrize("temperature", [0, 0.5, 2])
+def test_a_choice_that_rounding_changes_is_a_near_tie(temperature, options):
+    sampling, rng = Sampling(temperature, **options), np.random.default_rng(0)
+    n_changed = 0
+    for seed in range(300):
+        logits = rng.normal(0, 1, 30).astype(np.float32).round(2)  # equal ones among them
+        rounded = (logits + rng.uniform(-0.5, 0.5, 30) * rounding(logits)).astype(np.float32)
+        ids = [sampling.choose(x, np.random.default_rng(seed)) for x in (logits, rounded)]
+        n_changed += ids[0] != ids[1]
+        assert ids[0] == ids[1] or sampling.is_near_tie(logits, np.random.default_rng(seed))
+    near = [sampling.is_near_tie(rng.normal(0, 3, 30), np.random.default_rng(seed)) for seed in range(300)]
+    assert np.mean(near) < 0.02
+    assert n_changed or temperature
+
+
+def test_a_text_of_a_batch_is_drawn_by_its_place_alone(shakespeare):
+    encoder, hparams, params = shakespeare
+    prompts = [encoder.encode(prompt) for prompt in PROMPTS]
+    batch = lambda prompts, **options: generate_batch(prompts, params, hparams["n_head"], 10, temperature=1, **options)
+    ids = batch(prompts, seed=3)
+    assert batch(prompts[4:2:-1], places=[4, 3], seed=3) == ids[4:2:-1]
+    assert batch([prompts[0]] * 2, seed=3)[0] != batch([prompts[0]] * 2, seed=3)[1]
+    assert batch(prompts, seed=4) != ids
+
+
+def test_batch_refuses_what_generate_refuses(shakespeare):
+    for prompts, n, error, message in [([[1], []], 3, ValueError, "no token ids"), ([[1], [9999]], 3, ValueError, "9999"),
+                                       ([[1], [1] * 250], 9, ValueError, "more than the context"),
+                                       ([[1]], 0, ValueError, "n_tokens_to_generate"), ([["a"]], 1, TypeError, "'a'")]:
+        with pytest.raises(error, match=message):
+            generate_batch(prompts, shakespeare.params, 6, n)
+    assert generate_batch([], shakespeare.params, 6, 3) == []
+
+
+def test_a_batch_stays_within_its_limits():
+    make_cache = lambda n: KVCache(n_layer=2, n_head=1, n_ctx=n, n_embd=4)
+    texts = [Continuation([0] * n, n_new=2, seed=None) for n in (5, 9, 1, 700, 700, 3, 3)]
+    passes = []
+    for batch in running(texts, make_cache, max_texts=3, max_bytes=make_cache(710).n_bytes):
+        passes.append([texts.index(text) for text in batch])
+        assert len(batch) <= 3 and sum(text.cache.n_bytes for text in batch) <= make_cache(710).n_bytes
+        for text in batch:
+            text.append(1, stop_id=None)
+    assert all(text.ended and text.cache is None and text.ids[-2:] == [1, 1] for text in texts)
+    assert passes == [[0, 1, 2], [0, 1, 2], [3], [3], [4, 5], [4, 5], [6], [6]]
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [None, 100, 256])
+def test_scores_of_many_texts_are_those_of_each(shakespeare, stride):
+    texts = [*PROMPTS, "Now is the winter of our discontent " * 40, "a"]  # longer than the context, and than a pass
+    many = log_probs([shakespeare.encode(text) for text in texts], shakespeare.params, 6,
+                     shakespeare.encoder.eot_token, stride)
+    for text, log_p in zip(texts, many, strict=True):
+        np.testing.assert_allclose(log_p, score(text, shakespeare, stride=stride).log_probs, atol=2e-4)
+
+
+def test_log_probs_are_those_of_openais_logits(tiny):
+    model, expected = tiny
+    for i in range(6):
+        first, *ids = expected[f"ids_{i}"].tolist()
+        logits = expected[f"logits_{i}"].astype(np.float64)[:-1]
+        right = logits[np.arange(len(ids)), ids] - np.log(np.exp(logits).sum(-1))
+        if ids:
+            np.testing.assert_allclose(log_probs([ids], model.params, 4, first)[0], right, atol=1e-4)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("To be, or", ["To", "be,", "or"]), ("  two  spaces ", ["two", "spaces"]), ("", []), (" \n", []),
+    ("don't\tstop\n\nnow!!!", ["don't", "stop", "now!!!"]), ("naïve 東京\u3000café 🤖x", ["naïve", "東京", "café", "🤖x"]),
+])
+def test_words(shakespeare, text, words):
+    from many_texts.work import word_surprisals
+
+    pieces = [shakespeare.encoder.token_bytes(i) for i in shakespeare.encoder.encode(text)]
+    found, sums = word_surprisals(text, pieces, [float(2**i) for i in range(len(pieces))])
+    assert found == words
+    word_of_byte, word = [], 0
+    for character, following in zip(text, text[1:] + " "):
+        word_of_byte += [word] * len(character.encode())
+        word += not character.isspace() and following.isspace()
+    expected = [0] * (len(words) + 1)  # the last: white space after all words
+    for i, end in enumerate(itertools.accumulate(map(len, pieces))):
+        expected[word_of_byte[end - 1]] += 2**i
+    assert sums == expected[: len(words)]
