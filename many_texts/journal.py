@@ -1,7 +1,7 @@
 """What is finished: a file beside the output that keeps the result of each block, so that an interrupted run goes on.
 
-The first line says which run this is. Every other line is a finished block: its number, a checksum of the rest, how many
-texts and tokens it has and how many rows failed, and its rows as JSON. Blocks are appended as they are finished; a line
+The first line says which run this is. Every other line is a finished block: a checksum, the block's number, how many texts
+and tokens it has and how many rows failed, and its rows as JSON. Blocks are appended as they are finished; a line
 that was cut short, or is damaged, is removed with all that follows it.
 """
 import json
@@ -49,10 +49,10 @@ class Journal:
                 if end == 0:
                     self._check_head(line)
                 else:
-                    number, checksum, rest = line.split(b" ", 2)
-                    if zlib.crc32(rest) != int(checksum):
+                    checksum, _, block = line.partition(b" ")
+                    if checksum != checksum_of(block):
                         break
-                    self._count(int(number), rest, end + len(line) - len(rest))
+                    self._count(block, end + len(line))
                 end += len(line)
         return end
 
@@ -65,11 +65,12 @@ class Journal:
                              "its own options, or begin anew with --overwrite")
         self.head = old
 
-    def _count(self, number, rest, offset):
-        n_texts, n_tokens, n_failed, rows = rest.split(b" ", 3)
+    def _count(self, block, end):
+        """Take note of a block that ends at this offset of the file."""
+        number, n_texts, n_tokens, n_failed, rows = block.split(b" ", 4)
         self.n_texts, self.n_tokens = self.n_texts + int(n_texts), self.n_tokens + int(n_tokens)
         self.n_failed += int(n_failed)
-        self.places[number] = offset + len(rest) - len(rows), len(rows)
+        self.places[int(number)] = end - len(rows), len(rows)
 
     def _append(self, data):
         """Append whole or not at all, however the disk is filled."""
@@ -91,11 +92,9 @@ class Journal:
 
     def __setitem__(self, number: int, rows: list[dict[str, Any]]) -> None:
         n_tokens, n_failed = sum(row.get("n_tokens", 0) for row in rows), sum("error" in row for row in rows)
-        rest = f"{len(rows)} {n_tokens} {n_failed} {json.dumps(rows)}\n".encode()
-        start = f"{number} {zlib.crc32(rest)} ".encode()
-        offset = self.end + len(start)
-        self._append(start + rest)
-        self._count(number, rest, offset)
+        block = f"{number} {len(rows)} {n_tokens} {n_failed} {json.dumps(rows)}\n".encode()
+        self._append(checksum_of(block) + b" " + block)
+        self._count(block, self.end)
 
     def __getitem__(self, number: int) -> list[dict[str, Any]]:
         offset, length = self.places[number]
@@ -111,3 +110,7 @@ class Journal:
     def close(self) -> None:
         os.close(self.file)
 
+
+
+def checksum_of(block: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(block)

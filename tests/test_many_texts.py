@@ -1,0 +1,392 @@
+"""batch.py: every format in and out, rows that cannot be done, and runs that are killed, starved and continued."""
+import contextlib
+import csv
+import gzip
+import importlib.util
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import ROOT, error_line, wait_for
+
+from gpt2 import generate_batch
+from lens import score
+from runtime.sampling import seed_of
+
+needed = ("dask", "distributed", "pyarrow", "pandas")
+missing = [name for name in needed if importlib.util.find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)} "
+                                                      "(pip install -r many_texts/requirements.txt pandas)")
+
+WORDS = "the king my lord shall not come to thee , O Romeo ! What say you, sir? First Citizen: love night".split(" ")
+
+
+def make_texts(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(n)]
+
+
+def table(n=7):
+    """Rows with columns of several kinds, and their texts."""
+    texts = ["O Romeo, Romeo!", 'He said, "come", and\nwent.', "naïve 東京 🤖", " two  spaces ", "x", "To be", "JULIET:"]
+    return [{"id": i, "text": text, "stars": i / 4, "note": None if i % 2 else "ü"} for i, text in enumerate(texts[:n])]
+
+
+def write(path, rows):
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    kind = "".join(path.suffixes).removesuffix(".gz")
+    if kind == ".txt":
+        data = "".join(row["text"].replace("\n", " ") + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    elif kind == ".jsonl":
+        frame.to_json(path, orient="records", lines=True, force_ascii=False)
+    elif kind == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path, index=False)
+    return path
+
+
+def read(path):
+    import pandas as pd
+
+    if path.suffix == ".jsonl":
+        return pd.read_json(path, orient="records", lines=True)
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """A scheduler and two worker processes on the loopback interface, started as docs/many-texts.md says."""
+    with cluster() as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def cluster(n_workers=2, env=None):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    dask = [sys.executable, "-m", "dask"]
+    processes = [subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+                                  stderr=subprocess.DEVNULL, env=env)]
+    processes += [subprocess.Popen([*dask, "worker", address, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"],
+                                   stderr=subprocess.DEVNULL, env=env) for _ in range(n_workers)]
+    try:
+        yield address, processes
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(30)
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def batch(run):
+    """batch("score", "in.csv", "--out", "out.csv", ...) -> CompletedProcess, with the bundled model."""
+    return lambda *arguments, **options: run(*map(str, arguments), "--model_size", "shakespeare", program="batch.py",
+                                             **options)
+
+
+def start(*arguments, **options):
+    """batch.py as a process of its own, in a group of its own."""
+    return subprocess.Popen([sys.executable, str(ROOT / "batch.py"), *map(str, arguments), "--model_size", "shakespeare"],
+                            stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, **options)
+
+
+def n_blocks(out):
+    """How many blocks are finished."""
+    path = out.with_name(out.name + ".progress")
+    return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
+
+
+def descendants(process):
+    import psutil
+
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def worker_processes(process):
+    return [child for child in descendants(process) if "spawn_main" in " ".join(child.cmdline())]
+
+
+# --- a run --------------------------------------------------------------------------------------
+
+
+def test_generate_on_a_local_cluster(batch, tmp_path, shakespeare):
+    """The one run of the fast tests: a local cluster of two processes, with rows that cannot be done among the others."""
+    rows = [*table(), {"text": ""}, {"text": "word " * 300}, {"text": None}, {"text": 7}, {"id": 1}]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [json.dumps(row).encode() for row in rows] + [b"{", b"[1]", b'{"text": "caf\xe9"}', b'{"text": "\\ud800"}']
+    source.write_bytes(b"\n\n".join(lines))
+    result = batch("generate", source, "--out", out, "-n", "9", "--n_workers", "2", "-t", "1", "--seed", "4")
+    assert result.returncode == 0 and result.stdout == "", result.stderr
+    assert "dashboard at http://127.0.0.1:" in result.stderr and "16 texts" in result.stderr.splitlines()[-1]
+    assert "9 rows failed" in result.stderr.splitlines()[-1]
+    written = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    for place, (row, new) in enumerate(zip(rows[:7], written)):
+        ids = shakespeare.generate(shakespeare.encode(row["text"]), 9, stop_id=shakespeare.encoder.eot_token,
+                                   temperature=1, seed=seed_of(4, place))
+        assert new == row | {"continuation": shakespeare.encoder.decode(ids), "n_tokens": len(ids), "error": None}
+    reasons = ["empty", "more than the context", "no value", "a int", "no value", "line 25 is not JSON",
+               "line 27 is not a JSON object", "line 29 is not JSON", "lone surrogate"]
+    for new, reason in zip(written[7:], reasons, strict=True):
+        assert reason in new["error"] and new["continuation"] is None
+    assert list(tmp_path.iterdir()) == [source, out] or set(tmp_path.iterdir()) == {source, out}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind_in", [".txt", ".jsonl", ".csv", ".parquet", ".txt.gz", ".jsonl.gz", ".csv.gz"])
+@pytest.mark.parametrize("kind_out", [".jsonl", ".csv", ".parquet"])
+def test_every_format(batch, tmp_path, shakespeare, workers, kind_in, kind_out):
+    source, out = write(tmp_path / f"in{kind_in}", table()), tmp_path / f"out{kind_out}"
+    result = batch("score", source, "--out", out, "--tokens", "--words", "--scheduler", workers)
+    assert result.returncode == 0, result.stderr
+    frame = read(out)
+    texts = [row["text"].replace("\n", " ") if "txt" in kind_in else row["text"] for row in table()]
+    assert frame["text"].tolist() == texts
+    columns = ["text"] if "txt" in kind_in else ["id", "text", "stars", "note"]
+    assert frame.columns.tolist() == columns + ["n_tokens", "log_prob", "bits_per_byte", "perplexity", "tokens",
+                                                "token_surprisals", "words", "word_surprisals", "error"]
+    if "txt" not in kind_in:
+        assert frame["stars"].astype(float).tolist() == [row["stars"] for row in table()]
+    load = json.loads if kind_out == ".csv" else list
+    for text, row in zip(texts, frame.to_dict("records"), strict=True):
+        expected = score(text, shakespeare)
+        np.testing.assert_allclose([row["log_prob"], row["bits_per_byte"], row["perplexity"]],
+                                   [expected.total, expected.bits_per_byte, expected.perplexity], rtol=1e-4)
+        assert row["n_tokens"] == len(expected.ids)
+        surprisals = -expected.log_probs / np.log(2)
+        np.testing.assert_allclose(load(row["token_surprisals"]), surprisals, atol=1e-3)
+        assert "".join(load(row["tokens"])).count("\ufffd") or "".join(load(row["tokens"])) == text
+        assert load(row["words"]) == text.split()
+        trailing = surprisals[-1] if text.endswith(" ") else 0
+        assert sum(load(row["word_surprisals"])) == pytest.approx(surprisals.sum() - trailing, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_files_of_a_pattern_are_one_table_in_order(batch, tmp_path, workers):
+    for name, rows in (("b.csv", table()[:3]), ("a.csv", table()[3:]), ("c.csv", [])):
+        write(tmp_path / name, rows or [{"id": 1, "text": "x", "stars": 1, "note": "a"}])
+    (tmp_path / "c.csv").write_text("id,text,stars,note\n")
+    out = tmp_path / "all.parquet"
+    result = batch("generate", tmp_path / "?.csv", "--out", out, "-n", "2", "--prefix", "new_", "--scheduler", workers)
+    assert result.returncode == 0, result.stderr
+    assert read(out)["id"].tolist() == ["3", "4", "5", "6", "0", "1", "2"]
+    assert read(out).columns.tolist()[-3:] == ["new_continuation", "new_n_tokens", "new_error"]
+
+
+# --- before any work ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, content, arguments, status, message", [
+    ("a.csv", "text,stars\nx,1\n", ["--column", "nope"], 2, "no column 'nope' in .*: the columns are text, stars"),
+    ("a.csv", "text,error\nx,1\n", [], 2, "has a column 'error' already.*--prefix"),
+    ("a.csv", "text,text\nx,1\n", [], 1, "'text' is there twice"),
+    ("a.csv", "", [], 1, "a.csv: the file is empty"),
+    ("a.csv", 'text\n"x\ny\n', [], 1, "a.csv: line 3: unexpected end of data"),
+    ("a.csv.gz", gzip.compress(b"text\nx\n")[:-9], [], 1, "a.csv.gz: Compressed file ended before the end"),
+    ("a.parquet", "text", [], 1, "a.parquet: .*not a parquet file"),
+    ("a.xlsx", "text", [], 2, "'.xlsx' is not a format"),
+    ("a", "text", [], 2, "the name has no ending"),
+    ("a.txt", "\n", ["--strict"], 1, "text 1: the text is empty"),
+    ("a.txt", "x", ["--out", "out.txt"], 2, "'.txt' is not a format: it must end in .jsonl, .csv, .parquet"),
+    ("a.txt", "x", ["--out", "out.csv.gz"], 2, "not compressed"),
+    ("a.txt", "x", ["--out", "s3://bucket/out.csv"], 2, "must be a file on this machine"),
+    ("a.txt", "x", ["--out", "nowhere/out.csv"], 2, "nowhere does not exist"),
+    ("a.txt", "x", ["--out", "there.csv"], 2, "there.csv exists already"),
+    ("a.jsonl", "{}", ["--out", "a.jsonl", "--overwrite"], 2, "a.jsonl is an input too"),
+    ("a.txt", "x", ["--model_size", "nope"], 1, "there is no model 'nope'"),
+    ("a.txt", "x", ["--n_workers", "0"], 2, "n_workers must be"),
+])
+def test_what_is_wrong_is_said_before_any_work(tmp_path, monkeypatch, name, content, arguments, status, message):
+    import batch
+    from runtime.terminal import run_command_line
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("many_texts.cluster.connected", None)  # nothing is started
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "there.csv").write_text("")
+    defaults = {"--out": "out.jsonl", "--model_size": "shakespeare"}
+    options = [part for pair in defaults.items() if pair[0] not in arguments for part in pair]
+    said = []
+    monkeypatch.setattr("runtime.terminal.notice", lambda text: said.append(str(text)))
+    with pytest.raises(SystemExit) as exit:
+        run_command_line(batch.COMMANDS, ["score", name, *options, *arguments])
+    assert exit.value.code == status and len(said) == 1, said
+    import re
+
+    assert re.search(message, said[0]) and "\n" not in said[0], said
+    assert not (tmp_path / "out.jsonl").exists() and not list(tmp_path.glob("*.lock"))
+
+
+def test_journal_keeps_what_is_whole(tmp_path):
+    from many_texts.journal import Journal
+
+    path, rows = str(tmp_path / "j"), [{"n_tokens": 2}, {"error": "é\n"}]
+    journal = Journal(path, {"a": 1, "drawn_seed": 5})
+    for number in (3, 1, 2):
+        journal[number] = rows
+    journal.close()
+    whole = (tmp_path / "j").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    for cut in range(len(whole) + 1):  # wherever a machine may stop
+        (tmp_path / "j").write_bytes(whole[:cut])
+        journal = Journal(path, {"a": 1, "drawn_seed": 6})
+        n = max(sum(end <= cut for end in ends) - 1, 0)
+        assert [*journal.places] == [3, 1, 2][:n]
+        assert journal.head["drawn_seed"] == (5 if cut >= ends[0] else 6)
+        assert (journal.n_texts, journal.n_tokens, journal.n_failed) == (2 * n, 2 * n, n)
+        assert all(journal[number] == rows for number in journal.places)
+        journal[9] = rows
+        assert journal[9] == rows
+        journal.close()
+    damaged = bytearray(whole)
+    damaged[ends[1] + 12] ^= 1
+    (tmp_path / "j").write_bytes(damaged)
+    journal = Journal(path, {"a": 1})
+    assert [*journal.places] == [3]
+    journal.close()
+    with pytest.raises(ValueError, match="unfinished work of another run: a was 1 and is 2"):
+        Journal(path, {"a": 2})
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+def interrupted(tmp_path, shakespeare, how, n=700):
+    """Run generate on n texts, interrupt it with `how(process)` when some blocks are finished, and run it again."""
+    texts, out = make_texts(n), tmp_path / "out.jsonl"
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    command = "generate", tmp_path / "in.txt", "--out", out, "-n", "25", "--n_workers", "2"
+    process = start(*command)
+    wait_for(lambda: n_blocks(out) >= 2 or process.poll() is not None, 60)
+    before = how(process)
+    _, first = process.communicate(timeout=60)
+    assert not before or not out.exists()
+    second = b""
+    if before:
+        process = start(*command)
+        _, second = process.communicate(timeout=100)
+    assert process.returncode == 0, second
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["text"] for row in rows] == texts
+    encoder, hparams, params = shakespeare
+    ids = generate_batch([encoder.encode(text) for text in texts], params, hparams["n_head"], 25,
+                         stop_id=encoder.eot_token)
+    assert [row["continuation"] for row in rows] == [encoder.decode(new) for new in ids]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl"]
+    return first.decode(), second.decode()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tmp_path, shakespeare):
+    def kill_workers(process):
+        for worker in worker_processes(process):
+            worker.kill()
+            time.sleep(0.5)
+
+    interrupted(tmp_path, shakespeare, kill_workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_run_goes_on_where_it_was(tmp_path, shakespeare, number):
+    def kill_run(process):
+        children = descendants(process)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as Ctrl-C does
+        else:
+            process.send_signal(number)
+        process.wait(30)
+        wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+        assert n_blocks(tmp_path / "out.jsonl") >= 2
+        return True
+
+    first, second = interrupted(tmp_path, shakespeare, kill_run)
+    assert "were finished before" in second
+    assert "Traceback" not in first, first
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path, shakespeare, batch):
+    (tmp_path / "in.txt").write_text("\n".join(make_texts(400)))
+    out = tmp_path / "out.csv"
+    command = "score", tmp_path / "in.txt", "--out", out, "--tokens", "--n_workers", "1"
+    size = {}
+    for limit in (60_000, 400_000):  # bytes that a file may have: first the journal is too large, then the output
+        full = lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        result = batch(*command, preexec_fn=full)
+        assert "File too large" in result.stderr.splitlines()[-1] and result.returncode == 1, result.stderr
+        assert not out.exists() and not list(tmp_path.glob("*.part"))
+        size[limit] = n_blocks(out)
+    result = batch(*command)
+    assert result.returncode == 0 and "were finished before" in result.stderr
+    assert len(read(out)) == 400 and not list(tmp_path.glob("*.progress"))
+
+
+@pytest.mark.slow
+def test_two_runs_and_another_run(tmp_path, batch):
+    (tmp_path / "in.txt").write_text("\n".join(make_texts(700)))
+    out = tmp_path / "out.jsonl"
+    command = "generate", tmp_path / "in.txt", "--out", out, "--n_workers", "1"
+    process = start(*command)
+    wait_for(lambda: n_blocks(out) >= 1, 60)
+    assert "another run is writing" in error_line(batch(*command))
+    process.kill()
+    process.wait()
+    other = batch(*command, "-n", "3")
+    assert other.returncode == 1 and "n_tokens_to_generate was 40 and is 3" in other.stderr.splitlines()[-1]
+    assert batch(*command, "-n", "3", "--overwrite").returncode == 0
+    assert {json.loads(line)["n_tokens"] for line in out.read_text().splitlines()} <= {0, 1, 2, 3}
+
+
+# --- a scheduler and workers --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_score_on_a_scheduler_whose_worker_is_killed(tmp_path, shakespeare):
+    texts = make_texts(3000)
+    with open(tmp_path / "in.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    out = tmp_path / "out.parquet"
+    with cluster() as (address, processes):
+        process = start("score", tmp_path / "in.csv", "--out", out, "--scheduler", address)
+        wait_for(lambda: n_blocks(out) >= 1 or process.poll() is not None, 60)
+        for child in descendants(processes[1]):
+            child.kill()  # the worker; what started it starts another one
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    frame = read(out)
+    assert frame["text"].tolist() == texts
+    for place in range(0, 3000, 100):
+        assert frame["log_prob"][place] == pytest.approx(score(texts[place], shakespeare).total, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_work(tmp_path, batch):
+    (tmp_path / "in.txt").write_text("x")
+    command = "score", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "--scheduler"
+    assert "there is no Dask scheduler at" in error_line(batch(*command, f"tcp://127.0.0.1:{free_port()}"))
+    with cluster(n_workers=1) as (address, _):
+        line = error_line(batch(*command, address, "--models_dir", tmp_path / "none", "--model_size", "124M"), status=2)
+        line = error_line(batch(*command, address, "--models_dir", tmp_path / "none"))
+        assert "" in line
+    with cluster(n_workers=1, env={"PYTHONPATH": ""}) as (address, _):
+        assert "with PYTHONPATH=." in error_line(batch(*command, address, cwd=tmp_path))
