@@ -11,7 +11,7 @@ from many_texts import work
 
 PATIENCE = 60  # seconds to wait for the first worker of a cluster
 WITHOUT_PROJECT = ("a worker cannot run this ({}): start the workers in a clone of this project, with the packages of "
-                   "many_texts/requirements.txt, and with PYTHONPATH=.")
+                   "many_texts/requirements.txt, as docs/many-texts.md says")
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
                 # Dask measures mapped weights as each worker's own memory, and would kill it for them.
                 address = stack.enter_context(distributed.LocalCluster(
                     n_workers=n_workers or dask.system.CPU_COUNT, threads_per_worker=1, memory_limit=0,
-                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL))
+                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL, preload=["many_texts.work"]))
         else:
             address = scheduler
         try:

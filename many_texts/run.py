@@ -95,8 +95,9 @@ def run(name: str, options: Options, **how) -> None:
                        f"{client.dashboard_link}" + (f"; {journal.n_texts:,} were finished before" if len(journal) else
                                                      ""))
                 todo = ((number, texts) for number, (texts, _) in enumerate(blocks()) if number not in journal)
-                work_through(cluster.finished(client, function, todo), journal, n_texts, options.strict)
-                tables.write(out, joined(blocks(), journal, added, options.prefix), types)
+                with kept(journal):
+                    work_through(cluster.finished(client, function, todo), journal, n_texts, options.strict)
+                    tables.write(out, joined(blocks(), journal, added, options.prefix), types)
         os.unlink(journal.path)
     notice(f"{n_texts:,} texts, {journal.n_tokens:,} tokens in {time.perf_counter() - start:.1f} s, "
            f"{journal.n_failed:,} rows failed"
@@ -206,6 +207,17 @@ def open_journal(out, identity, overwrite):
             raise
         os.unlink(path)
         return Journal(path, head)
+
+
+@contextlib.contextmanager
+def kept(journal):
+    """Say what is kept when something ends the run."""
+    try:
+        yield
+    except BaseException:
+        notice(f"\n{journal.n_texts:,} texts are finished and kept in {journal.path}: the same command goes on from "
+               "there")
+        raise
 
 
 def work_through(results, journal, n_texts, strict):

@@ -3,6 +3,7 @@ import functools
 import hashlib
 import itertools
 import math
+import signal
 import socket
 from typing import Any, NamedTuple
 
@@ -21,6 +22,12 @@ class Text(NamedTuple):
     place: int  # in the whole input, from 0
     text: str | None
     error: str | None = None
+
+
+def dask_setup(worker) -> None:
+    """Dask calls this in each local worker process as it starts. Ctrl-C reaches all processes of a terminal; it is for
+    the program alone, which then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def fingerprint(model_size: str, models_dir: str | None) -> str:
