@@ -50,8 +50,9 @@ def generate(texts: str, *, out: str, column: str = "text", n_tokens_to_generate
     """
     with argument_errors():
         check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples=1, stop=None)
-    run("generate", Options(texts, out, column, model_size, models_dir, scheduler, n_workers, prefix, strict, overwrite),
-        n_tokens_to_generate=n_tokens_to_generate, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    options = Options(texts, out, column, model_size, models_dir, scheduler, n_workers, prefix, strict, overwrite)
+    run("generate", options, n_tokens_to_generate=n_tokens_to_generate, temperature=temperature, top_k=top_k,
+        top_p=top_p, seed=seed)
 
 
 def score(texts: str, *, out: str, column: str = "text", tokens: bool = False, words: bool = False,
@@ -79,8 +80,8 @@ def score(texts: str, *, out: str, column: str = "text", tokens: bool = False, w
         strict: end with an error at the first row that cannot be done.
         overwrite: replace the file out if it exists.
     """
-    run("score", Options(texts, out, column, model_size, models_dir, scheduler, n_workers, prefix, strict, overwrite),
-        stride=stride, tokens=tokens, words=words)
+    options = Options(texts, out, column, model_size, models_dir, scheduler, n_workers, prefix, strict, overwrite)
+    run("score", options, stride=stride, tokens=tokens, words=words)
 
 
 COMMANDS = {"generate": generate, "score": score}

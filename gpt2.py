@@ -292,8 +292,8 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
         places: the place of each prompt in a longer list that these are a part of; by default 0, 1, 2, ...
         max_texts: how many texts are computed side by side.
         max_bytes: how much memory their caches may take together; one text is always computed.
-        temperature, top_k, top_p, seed: see `Sampling`. Each text has a seed of its own, made from `seed` and its place:
-            the text at place i is the one that `generate` gives with seed=`runtime.sampling.seed_of(seed, i)`.
+        temperature, top_k, top_p, seed: see `Sampling`. Each text has a seed of its own, made from `seed` and its
+            place: that at place i is the one that `generate` gives with seed=`runtime.sampling.seed_of(seed, i)`.
 
     Returns:
         list of lists of int, the new ids of each text.

@@ -127,11 +127,12 @@ def main(quick=False):
         print(f"\n{len(prompts)} prompts of 10 to 29 tokens, {N_NEW} new ones; {len(texts)} texts of 5 to "
               f"{n_ctx * 9 // 10} tokens; {N_THREADS} cores\n\n| tokens/s | generate | score |\n|---|---|---|")
         rates = {}
-        for n_workers in dict.fromkeys((1, 2, N_THREADS)):
-            generated, _, _ = batch(folder, "generate", prompts, n_workers, "-n", N_NEW)
-            scored, ready, _ = batch(folder, "score", texts, n_workers)
+        for n_workers in dict.fromkeys((1, 2, N_THREADS)):  # each worker has the same share in all three
+            generated, _, _ = batch(folder, "generate", prompts[:: N_THREADS // n_workers], n_workers, "-n", N_NEW)
+            scored, ready, _ = batch(folder, "score", texts[:: N_THREADS // n_workers], n_workers)
             rates[n_workers] = generated, scored
-            print(f"| batch.py, {n_workers} worker{'s' * (n_workers > 1)} | {generated:.0f} | {scored:.0f} |", flush=True)
+            print(f"| batch.py, {n_workers} worker{'s' * (n_workers > 1)} | {generated:.0f} | {scored:.0f} |",
+                  flush=True)
         alone = one_by_one(folder, prompt_ids[:16], N_NEW)
         print(f"| generate(), one by one, {N_THREADS} threads | {alone:.0f} | |", flush=True)
         theirs = [(0, 0)]

@@ -28,9 +28,11 @@ def log_probs(texts: Sequence[Sequence[int]], params: dict[str, Any], n_head: in
         list of float64 [n_seq], one for each text.
     """
     n_ctx = len(params["wpe"])
-    results, packed, n_rows = [np.empty(len(ids)) for ids in texts], [], 0
-    for ids, result in zip(texts, results):
-        ids = np.concatenate([[first_id], ids])  # position i predicts position i + 1
+    results = [np.empty(len(ids)) for ids in texts]
+    packed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    n_rows = 0
+    for text, result in zip(texts, results):
+        ids = np.concatenate([[first_id], text])  # position i predicts position i + 1
         for start, done, end in windows(len(result), n_ctx, max(1, n_ctx // 2) if stride is None else stride):
             if packed and n_rows + end - start > MAX_ROWS:
                 fill(packed, params, n_head)
@@ -60,7 +62,7 @@ def windows(n_seq: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int
         start, done = start + stride, end
 
 
-def log_prob_of(ids: Sequence[int], x: np.ndarray, wte: np.ndarray) -> np.ndarray:
+def log_prob_of(ids: np.ndarray, x: np.ndarray, wte: np.ndarray) -> np.ndarray:
     """The log-probability of each id [n], from the model's output x [n, n_embd] at the position before it."""
     result = np.empty(len(ids))
     for start in range(0, len(ids), MAX_LOGITS):

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from many_texts import work
-
 PATIENCE = 60  # seconds to wait for the first worker of a cluster
 WITHOUT_PROJECT = ("a worker cannot run this ({}): start the workers in a clone of this project, with the packages of "
                    "many_texts/requirements.txt, as docs/many-texts.md says")

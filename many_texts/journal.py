@@ -1,7 +1,7 @@
 """What is finished: a file beside the output that keeps the result of each block, so that an interrupted run goes on.
 
-The first line says which run this is. Every other line is a finished block: a checksum, the block's number, how many texts
-and tokens it has and how many rows failed, and its rows as JSON. Blocks are appended as they are finished; a line
+The first line says which run this is. Every other line is a finished block: a checksum, the block's number, how many
+texts and tokens it has and how many rows failed, and its rows as JSON. Blocks are appended as they are finished; a line
 that was cut short, or is damaged, is removed with all that follows it.
 """
 import json

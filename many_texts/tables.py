@@ -105,8 +105,8 @@ def format_of(path: str, formats: Iterable[str]) -> str:
     if ending.lower() in (".gz", ".bz2", ".xz", ".zst"):
         ending = os.path.splitext(name)[1]
     if ending.lower() not in formats:
-        raise ValueError(f"{path}: {repr(ending) + ' is not a format' if ending else 'the name has no ending'}: it must "
-                         f"end in {', '.join(formats)}")
+        wrong = f"{ending!r} is not a format" if ending else "the name has no ending"
+        raise ValueError(f"{path}: {wrong}: it must end in {', '.join(formats)}")
     return ending.lower()
 
 

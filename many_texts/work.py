@@ -70,7 +70,8 @@ def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int
     return rows
 
 
-def score_block(texts: list[Text], model: tuple, *, stride: int | None, tokens: bool, words: bool) -> list[dict[str, Any]]:
+def score_block(texts: list[Text], model: tuple, *, stride: int | None, tokens: bool,
+                words: bool) -> list[dict[str, Any]]:
     """The columns that `batch.py score` adds to each row: n_tokens, log_prob and so on, or error."""
     encoder, hparams, params = load(*model)
     rows, good = prepared(texts, encoder.encode)

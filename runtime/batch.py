@@ -1,9 +1,9 @@
 """What is computed together: the texts of a batch, as they start, grow and end."""
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from runtime.cache import KVCache
 from runtime.sampling import Sampling
 
 MAX_ROWS = 1024  # of a pass: what its intermediate arrays take stays below some 30 MB at the 124M's width
@@ -21,7 +21,7 @@ class Continuation:
     def __init__(self, prompt: list[int], n_new: int, seed: int | None):
         self.ids, self.n_prompt, self.n_max = prompt, len(prompt), len(prompt) + n_new
         self.rng = np.random.default_rng(seed)
-        self.cache: KVCache | None = None  # until it starts, and after its end
+        self.cache: Any = None  # a KVCache, from its start to its end
         self.n_alone = 0  # how many positions of the cache were computed as `generate` computes them
         self.ended = False
 
@@ -43,7 +43,7 @@ class Continuation:
         return sampling.choose(logits, self.rng)
 
     def steps_alone(self) -> Iterator[list[int]]:
-        """The passes of `generate` up to here, as lists of ids; the cache goes back to where the last such pass ended."""
+        """The passes of `generate` up to here, as lists of ids, from where the last of them ended."""
         self.cache.length = self.n_alone
         while self.cache.length < len(self.ids):
             start = self.cache.length
@@ -68,7 +68,8 @@ def running(texts: list[Continuation], make_cache: Callable, max_texts: int, max
         max_texts: how many run at once.
         max_bytes: what their caches take together; one text runs in any case.
     """
-    waiting, batch = iter(texts), []
+    waiting = iter(texts)
+    batch: list[Continuation] = []
     next_text = next(waiting, None)
     while next_text or batch:
         n_rows, n_bytes = len(batch), sum(text.cache.n_bytes for text in batch)

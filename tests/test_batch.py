@@ -1,20 +1,11 @@
 """Many texts: batches give what one text at a time gives, and batch.py a file of them, whatever happens meanwhile."""
-import csv
-import gzip
 import itertools
-import json
-import math
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from helpers import MODELS, ROOT, random_model, wait_for
+from helpers import random_model
 
-from gpt2 import generate, generate_batch
+from gpt2 import generate_batch
 from inside.log_probs import log_probs
 from lens import score
 from runtime.batch import Continuation, running
@@ -22,8 +13,8 @@ from runtime.cache import KVCache
 from runtime.lookup import rounding
 from runtime.sampling import Sampling, seed_of
 
-
-PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n", "To be, or not to be"]
+PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n",
+           "To be, or not to be"]
 
 
 # --- generate_batch -----------------------------------------------------------------------------
@@ -90,7 +81,8 @@ def test_a_text_of_a_batch_is_drawn_by_its_place_alone(shakespeare):
 
 
 def test_batch_refuses_what_generate_refuses(shakespeare):
-    for prompts, n, error, message in [([[1], []], 3, ValueError, "no token ids"), ([[1], [9999]], 3, ValueError, "9999"),
+    for prompts, n, error, message in [([[1], []], 3, ValueError, "no token ids"),
+                                       ([[1], [9999]], 3, ValueError, "9999"),
                                        ([[1], [1] * 250], 9, ValueError, "more than the context"),
                                        ([[1]], 0, ValueError, "n_tokens_to_generate"), ([["a"]], 1, TypeError, "'a'")]:
         with pytest.raises(error, match=message):
@@ -135,7 +127,8 @@ def test_log_probs_are_those_of_openais_logits(tiny):
 
 @pytest.mark.parametrize("text, words", [
     ("To be, or", ["To", "be,", "or"]), ("  two  spaces ", ["two", "spaces"]), ("", []), (" \n", []),
-    ("don't\tstop\n\nnow!!!", ["don't", "stop", "now!!!"]), ("naïve 東京\u3000café 🤖x", ["naïve", "東京", "café", "🤖x"]),
+    ("don't\tstop\n\nnow!!!", ["don't", "stop", "now!!!"]),
+    ("naïve 東京\u3000café 🤖x", ["naïve", "東京", "café", "🤖x"]),
 ])
 def test_words(shakespeare, text, words):
     from many_texts.work import word_surprisals

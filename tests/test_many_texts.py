@@ -35,7 +35,7 @@ def make_texts(n, seed=0):
 
 def table(n=7):
     """Rows with columns of several kinds, and their texts."""
-    texts = ["O Romeo, Romeo!", 'He said, "come", and\nwent.', "naïve 東京 🤖", " two  spaces ", "x", "To be", "JULIET:"]
+    texts = ["O Romeo, Romeo!", 'He said, "come", and\nwent.', "naïve 東京 🤖", " two  spaces ", "x", "To be", "JULIET"]
     return [{"id": i, "text": text, "stars": i / 4, "note": None if i % 2 else "ü"} for i, text in enumerate(texts[:n])]
 
 
@@ -78,8 +78,8 @@ def cluster(n_workers=2, cwd=ROOT):
     dask = [sys.executable, "-m", "dask"]
     processes = [subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
                                   stderr=subprocess.DEVNULL, cwd=cwd)]
-    processes += [subprocess.Popen([*dask, "worker", address, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"],
-                                   stderr=subprocess.DEVNULL, cwd=cwd) for _ in range(n_workers)]
+    worker = [*dask, "worker", address, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
+    processes += [subprocess.Popen(worker, stderr=subprocess.DEVNULL, cwd=cwd) for _ in range(n_workers)]
     try:
         yield address, processes
     finally:
@@ -106,8 +106,8 @@ def batch(run):
 
 def start(*arguments, **options):
     """batch.py as a process of its own, in a group of its own."""
-    return subprocess.Popen([sys.executable, str(ROOT / "batch.py"), *map(str, arguments), "--model_size", "shakespeare"],
-                            stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, **options)
+    command = [sys.executable, str(ROOT / "batch.py"), *map(str, arguments), "--model_size", "shakespeare"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, **options)
 
 
 def n_blocks(out):
@@ -130,7 +130,7 @@ def worker_processes(process):
 
 
 def test_generate_on_a_local_cluster(batch, tmp_path, shakespeare):
-    """The one run of the fast tests: a local cluster of two processes, with rows that cannot be done among the others."""
+    """The one run of the fast tests, on two processes, with rows that cannot be done among the others."""
     rows = [*table(), {"text": ""}, {"text": "word " * 300}, {"text": None}, {"text": 7}, {"id": 1}]
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     lines = [json.dumps(row).encode() for row in rows] + [b"{", b"[1]", b'{"text": "caf\xe9"}', b'{"text": "\\ud800"}']
