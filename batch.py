@@ -16,6 +16,8 @@ if __name__ == "__main__":
 
     guard_imports()  # Ctrl-C or a missing package in the imports below: one line, not a traceback
 
+from collections.abc import Callable
+
 from many_texts.run import Options, run
 from runtime.checks import check_command
 from runtime.sampling import Sampling
@@ -84,7 +86,7 @@ def score(texts: str, *, out: str, column: str = "text", tokens: bool = False, w
     run("score", options, stride=stride, tokens=tokens, words=words)
 
 
-COMMANDS = {"generate": generate, "score": score}
+COMMANDS: dict[str, Callable] = {"generate": generate, "score": score}
 
 if __name__ == "__main__":
     run_command_line(COMMANDS, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size", "o": "out"})

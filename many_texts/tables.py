@@ -209,7 +209,9 @@ class Columns:
     """The columns of a table and, for .parquet, the type of each, found out while the rows go by."""
 
     def __init__(self, typed: bool):
-        self.typed, self.types, self.unseen = typed, {}, []
+        self.typed = typed
+        self.types: dict[str, Any] = {}  # name -> pyarrow type
+        self.unseen: list[dict[str, Any]] = []
 
     def pass_on(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The same rows, each looked at."""
