@@ -11,7 +11,7 @@ MAX_ROWS = 512  # of a pass: many short texts, or one long one
 MAX_LOGITS = 128  # rows of logits at a time: one of the 124M takes 200 KB
 
 
-def log_probs(texts: Sequence[Sequence[int]], params: dict[str, Any], n_head: int, first_id: int,
+def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, first_id: int,
               stride: int | None = None) -> list[np.ndarray]:
     """The natural logarithm of each token's probability after the tokens before it.
 
@@ -50,7 +50,10 @@ def fill(packed: list[tuple[np.ndarray, np.ndarray, np.ndarray]], params: dict[s
     end = 0
     for read, scored, result in packed:
         end += len(read)
-        result[:] = log_prob_of(scored, x[end - len(scored) : end], params["wte"])
+        for start in range(0, len(scored), MAX_LOGITS):
+            part = slice(start, start + MAX_LOGITS)
+            logits = matmul(x[end - len(scored) : end][part], params["wte"].T)  # [n, n_embd] -> [n, n_vocab]
+            result[part] = log_prob_of(scored[part], logits)
 
 
 def windows(n_seq: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -62,13 +65,8 @@ def windows(n_seq: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int
         start, done = start + stride, end
 
 
-def log_prob_of(ids: np.ndarray, x: np.ndarray, wte: np.ndarray) -> np.ndarray:
-    """The log-probability of each id [n], from the model's output x [n, n_embd] at the position before it."""
-    result = np.empty(len(ids))
-    for start in range(0, len(ids), MAX_LOGITS):
-        part = slice(start, start + MAX_LOGITS)
-        logits = matmul(x[part], wte.T)  # [n, n_embd] -> [n, n_vocab]
-        logits -= logits.max(axis=-1, keepdims=True)
-        right = logits[np.arange(len(logits)), ids[part]]
-        result[part] = right - np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64))
-    return result
+def log_prob_of(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """The log-probability float64 [n] of each id [n], from its logits [n, n_vocab]."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    right = shifted[np.arange(len(ids)), ids]
+    return right - np.log(np.exp(shifted, out=shifted).sum(axis=-1, dtype=np.float64))

@@ -75,10 +75,8 @@ def score_block(texts: list[Text], model: tuple, *, stride: int | None, tokens: 
     """The columns that `batch.py score` adds to each row: n_tokens, log_prob and so on, or error."""
     encoder, hparams, params = load(*model)
     rows, good = prepared(texts, encoder.encode)
-    if good and encoder.eot_token is None:
-        raise ValueError("the vocabulary has no <|endoftext|> to predict the first token from")
-    for (i, ids), log_p in zip(good, log_probs([ids for _, ids in good], params, hparams["n_head"], encoder.eot_token,
-                                               stride)):
+    first_id, = encoder.new_text()
+    for (i, ids), log_p in zip(good, log_probs([ids for _, ids in good], params, hparams["n_head"], first_id, stride)):
         pieces, bits = [encoder.token_bytes(j) for j in ids], (-log_p / math.log(2)).tolist()
         total = float(log_p.sum())
         rows[i] = {"n_tokens": len(ids), "log_prob": total,

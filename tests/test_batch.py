@@ -109,10 +109,16 @@ def test_a_batch_stays_within_its_limits():
 @pytest.mark.parametrize("stride", [None, 100, 256])
 def test_scores_of_many_texts_are_those_of_each(shakespeare, stride):
     texts = [*PROMPTS, "Now is the winter of our discontent " * 40, "a"]  # longer than the context, and than a pass
-    many = log_probs([shakespeare.encode(text) for text in texts], shakespeare.params, 6,
-                     shakespeare.encoder.eot_token, stride)
-    for text, log_p in zip(texts, many, strict=True):
-        np.testing.assert_allclose(log_p, score(text, shakespeare, stride=stride).log_probs, atol=2e-4)
+    for text, one in zip(texts, score(texts, shakespeare, stride=stride), strict=True):
+        expected = score(text, shakespeare, stride=stride)
+        np.testing.assert_allclose(one.log_probs, expected.log_probs, atol=2e-4)
+        assert one.pieces == expected.pieces and one.n_bytes == expected.n_bytes
+        assert one.perplexity == pytest.approx(expected.perplexity, rel=1e-4)
+    seen = []
+    scores = score([[5, 6], [7]], shakespeare, hook=lambda name, x: seen.append(name))
+    assert [one.ids.tolist() for one in scores] == [[5, 6], [7]] and seen.count("logits") == 2
+    with pytest.raises(ValueError, match="nothing to score"):
+        score(["a", ""], shakespeare)
 
 
 def test_log_probs_are_those_of_openais_logits(tiny):
