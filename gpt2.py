@@ -113,7 +113,7 @@ def causal_attention(q, k, v, cache, *, hook=no_hook):
 
 
 def mha(x, c_attn, c_proj, n_head, *, cache=no_cache, hook=no_hook):
-    """Multi-head attention: the heads look at the text side by side, each in its own way. [n_seq, n_embd] -> the same"""
+    """Causal multi-head attention: each head looks at this and the earlier positions. [n_seq, n_embd] -> the same"""
     n_seq, n_embd = x.shape
     qkv = linear(x, **c_attn)  # [n_seq, n_embd] -> [n_seq, 3 * n_embd]
     qkv = qkv.reshape(n_seq, 3, n_head, n_embd // n_head)  # -> [n_seq, 3, n_head, d_head]
