@@ -75,6 +75,7 @@ def test_strides_give_each_token_the_context_they_should(shakespeare, stride):
         assert result.log_probs[at] == pytest.approx(logits[ids[at]] - np.log(np.exp(logits).sum()), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_held_out_text_scores_what_the_readme_says(shakespeare):
     if not CORPUS.is_file():
         pytest.skip(f"{CORPUS} is not there: the held-out text is its last tenth")
