@@ -54,7 +54,8 @@ def without_times(text):
 def test_transcripts_are_what_is_printed(run, command, printed):
     program, *arguments = shlex.split(command)
     result = run(*arguments, program=program)
-    assert without_times(result.stdout + result.stderr) == without_times(printed)
+    stdout = result.stdout if result.stdout.endswith("\n") else result.stdout + "\n"  # as on a terminal
+    assert without_times(stdout + result.stderr) == without_times(printed)
 
 
 @pytest.mark.parametrize("path", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "models" / "shakespeare" / "README.md"],
