@@ -9,7 +9,6 @@ texts of one batch to the same length, so each gets its texts sorted by length a
 as its users run it, as a whole process; its rates are those after the start of its workers, which has its own row.
 """
 import json
-import math
 import os
 import re
 import subprocess
@@ -56,21 +55,15 @@ class BatchesOfCTranslate2(CTranslate2):
                                       max_length=n, include_prompt_in_result=False)
 
 
-def seconds_of(function, *arguments):
+def rate(function, n_tokens, *arguments):
+    """Tokens per second of a call."""
     start = time.perf_counter()
     function(*arguments)
-    return time.perf_counter() - start
-
-
-def best(engine, method, sizes, n_tokens, *arguments):
-    """(tokens per second, size) of the best batch size."""
-    rates = {size: n_tokens / seconds_of(getattr(engine, method), *arguments, size) for size in sizes}
-    print("   ", ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.items()), file=sys.stderr)
-    return max((rate, size) for size, rate in rates.items())
+    return n_tokens / (time.perf_counter() - start)
 
 
 def batch(folder, command, texts, n_workers, *options):
-    """Run batch.py: (tokens per second while the workers worked, seconds until they could, tokens)."""
+    """Run batch.py: (tokens per second once the workers work, seconds until then)."""
     with tempfile.TemporaryDirectory() as temporary:
         source, out = Path(temporary) / "in.jsonl", Path(temporary) / "out.jsonl"
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -84,7 +77,7 @@ def batch(folder, command, texts, n_workers, *options):
         process.wait()
         total = time.perf_counter() - start
         n_tokens = sum(json.loads(line)["n_tokens"] for line in open(out))
-        return n_tokens / (total - ready), ready, n_tokens
+        return n_tokens / (total - ready), ready
 
 
 def random_texts(encoder, lengths):
@@ -112,54 +105,70 @@ def main(quick=False):
     from encoder import get_encoder
 
     with tempfile.TemporaryDirectory() as temporary:
-        size = "tiny" if quick else "124M"
-        folder = Path(os.environ.get("MODEL_FOLDER") or Path(temporary) / f"random-{size}")
-        make_random_model(size, folder)
+        model = "tiny" if quick else "124M"
+        folder = Path(os.environ.get("MODEL_FOLDER") or Path(temporary) / f"random-{model}")
+        make_random_model(model, folder)
         encoder = get_encoder(folder.name, folder.parent)
         rng = np.random.default_rng(1)
-        n_ctx = HPARAMS[size]["n_ctx"]
+        longest = HPARAMS[model]["n_ctx"] * 9 // 10 - 20
         prompts, prompt_ids = random_texts(encoder, rng.integers(10, 30, 16 if quick else 256))
-        texts, text_ids = random_texts(encoder, rng.integers(5, n_ctx * 9 // 10, 16 if quick else 500))
-        text_ids = [[encoder.eot_token, *ids] for ids in text_ids]
+        texts, text_ids = random_texts(encoder, rng.integers(5, longest, 16 if quick else 500))
+        # Peers get the texts of one length together: that pads least. They predict the first token from nothing, too.
+        prompt_ids = sorted(prompt_ids, key=len, reverse=True)
+        text_ids = sorted(([encoder.eot_token, *ids] for ids in text_ids), key=len, reverse=True)
         n_new, n_scored = N_NEW * len(prompts), sum(map(len, text_ids)) - len(texts)
-        sizes = (8,) if quick else (16, 32, 64, 128)
+        print(f"{len(prompts)} prompts of 10 to 29 tokens, {N_NEW} new ones; {len(texts)} texts of 5 to {longest - 1} "
+              f"tokens; {N_THREADS} cores; tokens per second, by round")
 
-        print(f"\n{len(prompts)} prompts of 10 to 29 tokens, {N_NEW} new ones; {len(texts)} texts of 5 to "
-              f"{n_ctx * 9 // 10} tokens; {N_THREADS} cores\n\n| tokens/s | generate | score |\n|---|---|---|")
-        rates = {}
-        for n_workers in dict.fromkeys((1, 2, N_THREADS)):  # each worker has the same share in all three
-            generated, _, _ = batch(folder, "generate", prompts[:: N_THREADS // n_workers], n_workers, "-n", N_NEW)
-            scored, ready, _ = batch(folder, "score", texts[:: N_THREADS // n_workers], n_workers)
-            rates[n_workers] = generated, scored
-            print(f"| batch.py, {n_workers} worker{'s' * (n_workers > 1)} | {generated:.0f} | {scored:.0f} |",
-                  flush=True)
-        alone = one_by_one(folder, prompt_ids[:16], N_NEW)
-        print(f"| generate(), one by one, {N_THREADS} threads | {alone:.0f} | |", flush=True)
-        theirs = [(0, 0)]
+        ours, peers = "batch.py", {}
         for engine in (BatchesOfCTranslate2, BatchesOfTransformers):
             missing = Worker.missing(engine.__base__.__name__)
             if missing:
-                print(f"| {engine.name} | not installed: {', '.join(missing)} | |")
-                continue
-            peer = engine(folder)
-            longest_first = lambda texts: sorted(texts, key=len, reverse=True)
-            generated, size = best(peer, "generate", sizes, n_new, longest_first(prompt_ids), N_NEW)
-            row = f"| {engine.name} | {generated:.0f} (batch of {size}) |"
-            scored = 0
-            if hasattr(peer, "score"):
-                scored, size = best(peer, "score", (1, 2, 4, 8)[: 1 if quick else 4], n_scored, longest_first(text_ids))
-                row += f" {scored:.0f} (batch of {size}) |"
-            theirs.append((generated, scored))
-            print(row, flush=True)
-        ours = rates[N_THREADS]
-        rows = [("generate over the best batch of a peer", ours[0] / (max(theirs)[0] or math.nan), "2"),
-                ("generate over one by one", ours[0] / alone, "8"),
-                ("score over transformers", ours[1] / (max(score for _, score in theirs) or math.nan), "1.5"),
-                (f"score, {N_THREADS} workers over {N_THREADS} times one", ours[1] / N_THREADS / rates[1][1], "0.8"),
-                ("seconds until the workers work", ready, "below 4")]
+                print(f"{engine.name} is left out: {', '.join(missing)} not installed")
+            else:
+                peers[engine.name] = engine(folder)
+        generated, scored, starts = {}, {}, []
+        sizes = (8,) if quick else (32, 64, 128)
+        for _ in range(1 if quick else 3):
+            speed, ready = batch(folder, "generate", prompts, N_THREADS, "-n", N_NEW)
+            note(generated, ours, speed)
+            starts.append(ready)
+            for name, peer in peers.items():
+                note(generated, name, max(rate(peer.generate, n_new, prompt_ids, N_NEW, size) for size in sizes))
+            note(generated, "generate, one by one", one_by_one(folder, prompt_ids[:: max(1, len(prompts) // 16)], N_NEW))
+        scorers = {name: peer for name, peer in peers.items() if hasattr(peer, "score")}
+        sample = text_ids[:: max(1, len(texts) // 50)]
+        best = {name: max((1, 2, 4, 8), key=lambda size: rate(peer.score, 1, sample, size))
+                for name, peer in scorers.items()}
+        for _ in range(1 if quick else 2):
+            for n_workers in (1, N_THREADS):  # each worker has the same share
+                speed, ready = batch(folder, "score", texts[:: N_THREADS // n_workers], n_workers)
+                note(scored, f"{ours}, {n_workers} workers", speed)
+                starts.append(ready)
+            for name, peer in scorers.items():
+                note(scored, name, rate(peer.score, n_scored, text_ids, best[name]))
+
+        print("\n| tokens/s | generate | score |\n|---|---|---|")
+        for name in generated:
+            of_score = scored.get(f"{ours}, {N_THREADS} workers" if name == ours else name)
+            print(f"| {name} | {statistics.median(generated[name]):,.0f} | "
+                  + (f"{statistics.median(of_score):,.0f} |" if of_score else "|"))
+        ratio = lambda rates, a, b: statistics.median(x / y for x, y in zip(rates[a], rates[b]))
+        all_workers, one_worker = f"{ours}, {N_THREADS} workers", f"{ours}, 1 workers"
         print("\n| | | reach |\n|---|---|---|")
-        for what, value, reach in rows:
-            print(f"| {what} | {value:.2f} | {reach} |")
+        for name in peers:
+            print(f"| generate, over {name} | {ratio(generated, ours, name):.2f} | 2 |")
+        print(f"| generate, over one by one | {ratio(generated, ours, 'generate, one by one'):.2f} | 8 |")
+        for name in scorers:
+            print(f"| score, over {name} in batches of {best[name]} | {ratio(scored, all_workers, name):.2f} | 1.5 |")
+        print(f"| score, {N_THREADS} workers over {N_THREADS} times one | "
+              f"{ratio(scored, all_workers, one_worker) / N_THREADS:.2f} | 0.8 |")
+        print(f"| seconds until the workers work | {statistics.median(starts):.1f} | below 4 |")
+
+
+def note(rates, name, value):
+    rates.setdefault(name, []).append(value)
+    print(f"    {name}: {value:,.0f}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

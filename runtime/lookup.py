@@ -106,7 +106,7 @@ def near_tie(logits: np.ndarray) -> bool:
 
 def rounding(logits: np.ndarray) -> np.floating:
     """By how much the difference of two logits may change when they are computed beside other rows."""
-    return ROUNDING * np.abs(logits).max()
+    return ROUNDING * max(logits.max(), -logits.min())
 
 
 def to_bytes(ids: list[int]) -> bytes:
