@@ -11,6 +11,7 @@ as its users run it, as a whole process; its rates are those after the start of 
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -135,7 +136,8 @@ def main(quick=False):
             starts.append(ready)
             for name, peer in peers.items():
                 note(generated, name, max(rate(peer.generate, n_new, prompt_ids, N_NEW, size) for size in sizes))
-            note(generated, "generate, one by one", one_by_one(folder, prompt_ids[:: max(1, len(prompts) // 16)], N_NEW))
+            some = prompt_ids[:: max(1, len(prompts) // 16)]
+            note(generated, "generate, one by one", one_by_one(folder, some, N_NEW))
         scorers = {name: peer for name, peer in peers.items() if hasattr(peer, "score")}
         sample = text_ids[:: max(1, len(texts) // 50)]
         best = {name: max((1, 2, 4, 8), key=lambda size: rate(peer.score, 1, sample, size))
