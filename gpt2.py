@@ -168,7 +168,7 @@ def gpt2(inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, b
     if cache is None:
         cache = KVCache(len(blocks), n_head, len(inputs), wte.shape[1])
     here = hooks.at("", hook)
-    with cache.all_or_nothing(), all_cores(cache, len(inputs), hook):
+    with cache.all_or_nothing(), all_cores(len(inputs), len(blocks), wte.shape[1], hook):
         x = here("embed", wte[inputs]) + here("pos_embed", wpe[n_past : n_past + len(inputs)])  # [n_seq, n_embd]
         run_layers = functools.partial(layers, blocks=blocks, n_head=n_head, hook=hook)
         x = in_chunks(run_layers, x, cache, n_logits or len(x), whole=hook is not None)  # [n_logits, n_embd]
@@ -212,11 +212,12 @@ def gpt2_side_by_side(texts, caches, wte, wpe, blocks, ln_f, n_head):
     n_rows = [len(ids) for ids in texts]
     n_past = [cache.length for cache in caches] if caches else [0] * len(texts)
     positions = np.concatenate([np.arange(start, start + n) for start, n in zip(n_past, n_rows)])
-    x = wte[np.concatenate(texts)] + wpe[positions]  # [n_rows, n_embd]
-    for i, block in enumerate(blocks):
-        layer_caches = [cache.layers[i] for cache in caches] if caches else [no_cache] * len(texts)
-        x = transformer_block(x, **block, n_head=n_head, cache=SideBySide(layer_caches, n_rows))
-    return layer_norm(x, **ln_f)
+    with all_cores(len(positions), len(blocks), wte.shape[1]):
+        x = wte[np.concatenate(texts)] + wpe[positions]  # [n_rows, n_embd]
+        for i, block in enumerate(blocks):
+            layer_caches = [cache.layers[i] for cache in caches] if caches else [no_cache] * len(texts)
+            x = transformer_block(x, **block, n_head=n_head, cache=SideBySide(layer_caches, n_rows))
+        return layer_norm(x, **ln_f)
 
 
 # --- generation ---------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Products(NumPy):
 
         n_head, n_embd = self.hparams["n_head"], self.hparams["n_embd"]
         cache = KVCache(self.hparams["n_layer"], n_head, len(ids), n_embd)
-        with all_cores(cache, len(ids)):
+        with all_cores(len(ids), cache.n_layer, n_embd):
             x = in_chunks(self._layers, np.ones((len(ids), n_embd), np.float32), cache, 1, whole=False)
             self._matmul(x, self.params["wte"].T)
 
@@ -114,7 +114,7 @@ class Products(NumPy):
         cache, matmul = KVCache(self.hparams["n_layer"], n_head, 1, n_embd), self._matmul
         start = time.perf_counter()
         for i in range(n):
-            with all_cores(cache, 1):
+            with all_cores(1, cache.n_layer, n_embd):
                 for block, k in zip(self.params["blocks"], keys[:, :, : len(ids) + i + 1]):
                     matmul(x, block["attn"]["c_attn"]["w"])
                     q @ k.swapaxes(-1, -2) @ k

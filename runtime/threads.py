@@ -44,22 +44,22 @@ this_thread = threading.local()  # .team: the threads with which this one shares
 
 
 @contextlib.contextmanager
-def all_cores(cache: KVCache, n_seq: int, hook: Any = None) -> Iterator[None]:
-    """Within this context, a pass over n_seq rows uses the cores as described above.
+def all_cores(n_seq: int, n_layer: int, n_embd: int, hook: Any = None) -> Iterator[None]:
+    """Within this context, a pass over n_seq rows of a model of this size uses the cores as described above.
 
-    A pass with a hook is left to the BLAS: a hook sees whole arrays, in the thread that called.
+    A hook is always called in the thread that called, with whole arrays.
     """
-    n = n_cores() if hook is None else 0
+    n = n_cores()
     if n == 0:
         yield
         return
     alone = turn.acquire(blocking=False)
     try:
-        if not alone or n == 1 or 1 < n_seq < 2**20 / cache.n_embd**2:  # the last: over before others could help
+        if not alone or n == 1 or 1 < n_seq < 2**20 / n_embd**2:  # the last: over before others could help
             with blas.limited(1), Team(1) as this_thread.team:
                 yield
         elif n_seq == 1:
-            with tuner(cache.n_layer, cache.n_embd, n).timed() as n_fastest, blas.limited(n_fastest):
+            with tuner(n_layer, n_embd, n, hook is not None).timed() as n_fastest, blas.limited(n_fastest):
                 yield
         elif n_seq < long(n) and (n > 2 or n_seq > FEW) and idle():
             yield
@@ -414,6 +414,6 @@ class Tuner:
 
 
 @functools.lru_cache(maxsize=16)
-def tuner(n_layer: int, n_embd: int, n_most: int) -> Tuner:
-    """The tuner of the models of a size."""
+def tuner(n_layer: int, n_embd: int, n_most: int, has_hook: bool) -> Tuner:
+    """The tuner of the models of a size; a hook takes time of its own."""
     return Tuner(n_most)

@@ -4,7 +4,6 @@ import pytest
 
 from gpt2 import attention, causal_mask
 from runtime import machine, threads
-from runtime.cache import KVCache
 
 
 @pytest.mark.parametrize("n_threads", [0, 1, 3])
@@ -14,7 +13,7 @@ def test_matmul(monkeypatch, n_threads, n_seq, order):
     monkeypatch.setattr(threads, "n_cores", lambda: n_threads)
     monkeypatch.setattr(threads, "idle", lambda: False)
     rng = np.random.default_rng(0)
-    with threads.all_cores(KVCache(1, 1, 1, 1024), 2):
+    with threads.all_cores(2, 1, 1024):
         assert threads.n_threads() == n_threads
         for n_in, n_out in ((64, 192), (768, 1000), (3072, 67), (8, 3), (1, 1)):
             x = rng.standard_normal((n_seq, n_in), dtype=np.float32)

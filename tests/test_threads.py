@@ -107,7 +107,7 @@ def test_an_error_in_one_panel_ends_the_pass(use):
             raise MemoryError("no more")
         time.sleep(0.002)
 
-    with pytest.raises(MemoryError, match="no more"), threads.all_cores(KVCache(1, 1, 1, 1024), 2):
+    with pytest.raises(MemoryError, match="no more"), threads.all_cores(2, 1, 1024):
         threads.share(work, range(1000))
     assert len(done) < 50
 
@@ -129,7 +129,7 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
         return x[len(x) - n_wanted :]
 
     x = np.repeat(np.arange(300, dtype=np.float32)[:, None], 100, axis=1)
-    with threads.all_cores(cache, 300):
+    with threads.all_cores(300, cache.n_layer, cache.n_embd):
         assert threads.n_threads() == 5
         np.testing.assert_array_equal(threads.in_chunks(run, x, cache, 130, whole=False), x[170:])
 
@@ -142,7 +142,7 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
 def test_few_rows_are_left_to_the_blas_where_nothing_else_runs(use, monkeypatch, n_seq, n, idle, n_threads):
     use(n)
     monkeypatch.setattr(threads, "idle", lambda: idle)
-    with threads.all_cores(KVCache(1, 1, 1, 1024), n_seq):
+    with threads.all_cores(n_seq, 1, 1024):
         assert threads.n_threads() == n_threads
 
 
