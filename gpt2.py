@@ -171,7 +171,8 @@ def gpt2(inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, b
     with cache.all_or_nothing(), all_cores(len(inputs), len(blocks), wte.shape[1], hook):
         x = here("embed", wte[inputs]) + here("pos_embed", wpe[n_past : n_past + len(inputs)])  # [n_seq, n_embd]
         run_layers = functools.partial(layers, blocks=blocks, n_head=n_head, hook=hook)
-        x = in_chunks(run_layers, x, cache, n_logits or len(x), whole=hook is not None)  # [n_logits, n_embd]
+        # through all layers, a long prompt in chunks on several cores: [n_seq, n_embd] -> [n_logits, n_embd]
+        x = in_chunks(run_layers, x, cache, n_logits or len(x), whole=hook is not None)
         x = here("ln_final.normalized", layer_norm(x, **ln_f))
         return here("logits", matmul(x, wte.T))  # [n_logits, n_embd] -> [n_logits, n_vocab]
 
