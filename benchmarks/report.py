@@ -65,13 +65,14 @@ def plot_cores(points, path):
     """Time against the number of cores, a line an engine; points: {what: {cores: {engine: [seconds]}}}."""
     import matplotlib.figure
 
-    figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(11, 4.2), layout="constrained")
     for axes, (what, by_cores) in zip(figure.subplots(1, len(points)), points.items()):
         _lines(axes, by_cores)
         axes.set(title=what, xlabel="cores", ylim=(0, None), xticks=list(by_cores))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("ms")
-    figure.axes[-1].legend()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.suptitle("GPT-2 124M, float32")
     figure.savefig(path, dpi=110)
 
