@@ -20,10 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from engines import N_THREADS, ROOT, CTranslate2, Transformers, Worker  # noqa: E402
+from engines import CORES, ROOT, CTranslate2, Transformers, Worker  # noqa: E402
 from random_model import HPARAMS, make_random_model  # noqa: E402
 
-N_NEW = 32
+N_NEW, N_THREADS = 32, len(CORES)
 
 
 class BatchesOfTransformers(Transformers):
