@@ -23,7 +23,7 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
     import dask
     import distributed
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is not the user's concern
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
     warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
     with contextlib.ExitStack() as stack:
         if scheduler is None:
@@ -70,8 +70,8 @@ def finished(client, function: Callable, blocks: Iterable[tuple[int, list]]) -> 
     """The blocks as they are finished: (number, texts, rows), where the rows are `function(texts)`.
 
     Only a few blocks a worker are under way at a time, so that memory does not grow with their number. When a worker
-    dies, Dask gives its blocks to others. A block at which several workers died is cut in two, down to a single text:
-    that one gets an error.
+    dies, Dask gives its blocks to others. A block that was there when several workers died is run again with nothing
+    beside it: so a text that is to blame is found, by halves, and only that one gets an error.
 
     Args:
         client: a `distributed.Client`.
@@ -80,39 +80,45 @@ def finished(client, function: Callable, blocks: Iterable[tuple[int, list]]) -> 
     """
     import distributed
 
-    futures, parts = distributed.as_completed(), {}  # future -> (number, texts, where its rows go)
     under_way: dict[int, tuple[list, list]] = {}  # number -> (texts, rows)
+    parts: dict[Any, tuple[int, slice]] = {}  # future -> (number, which of its texts)
+    suspects: list[tuple[int, slice]] = []
+    futures, blocks, alone = distributed.as_completed(), iter(blocks), False
 
-    def submit(number, texts, start):
-        future = client.submit(function, texts, pure=False)
-        parts[future] = number, texts, start
+    def submit(number, part):
+        future = client.submit(function, under_way[number][0][part], pure=False)
+        parts[future] = number, part
         futures.add(future)
 
-    blocks = iter(blocks)
     while True:
         room = 2 * sum(client.nthreads().values()) + 2 - len(under_way)
-        for number, texts in itertools.islice(blocks, max(room, 0)):
+        for number, texts in itertools.islice(blocks, 0 if alone else max(room, 0)):
             under_way[number] = texts, [None] * len(texts)
-            submit(number, texts, 0)
-        if not under_way:
+            submit(number, slice(0, len(texts)))
+        if not parts and suspects:
+            submit(*suspects.pop())
+            alone = True
+        if not parts:
             return
         future = next(futures)
-        number, texts, start = parts.pop(future)
-        block, rows = under_way[number]
+        number, part = parts.pop(future)
+        texts, rows = under_way[number]
         try:
-            rows[start : start + len(texts)] = future.result()
+            rows[part] = future.result()
         except distributed.scheduler.KilledWorker as error:
-            if len(texts) > 1:
-                middle = len(texts) // 2
-                submit(number, texts[:middle], start)
-                submit(number, texts[middle:], start + middle)
+            middle = (part.start + part.stop) // 2
+            if not alone:
+                suspects.append((number, part))
+            elif middle > part.start:
+                suspects += (number, slice(part.start, middle)), (number, slice(middle, part.stop))
             else:
-                rows[start] = {"error": f"its worker died, {error.allowed_failures + 1} times: is there enough "
-                                                "memory?"}
+                rows[part] = [{"error": f"the worker died, {error.allowed_failures + 1} times: is there enough memory "
+                                        "for this text?"}]
         except ModuleNotFoundError as error:
             raise ValueError(WITHOUT_PROJECT.format(error)) from None
         except concurrent.futures.CancelledError:
             raise ConnectionError("the scheduler is gone") from None
+        alone = False
         if None not in rows:
             del under_way[number]
-            yield number, block, rows
+            yield number, texts, rows

@@ -354,6 +354,28 @@ def test_two_runs_and_another_run(tmp_path, batch):
     assert {json.loads(line)["n_tokens"] for line in out.read_text().splitlines()} <= {0, 1, 2, 3}
 
 
+def deadly(texts):
+    """What a worker does in the test below: it dies where memory would run out."""
+    if "deadly" in texts:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [{"n_tokens": len(text)} for text in texts]
+
+
+@pytest.mark.slow
+def test_a_text_that_kills_its_workers_gets_an_error_and_no_other_does():
+    import dask
+
+    from many_texts.cluster import connected, finished
+
+    blocks = [(number, ["a", "bb", "deadly" if number == 2 else "ccc"]) for number in range(8)]
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), connected(None, 2) as client:
+        rows = {number: (texts, rows) for number, texts, rows in finished(client, deadly, blocks)}
+    assert sorted(rows) == list(range(8))
+    for number, (texts, new) in rows.items():
+        assert [row.get("n_tokens") for row in new] == [len(text) if text != "deadly" else None for text in texts]
+        assert [row["error"][:23] for row in new if "error" in row] == ["the worker died, 2 times"[:23]] * (number == 2)
+
+
 # --- a scheduler and workers --------------------------------------------------------------------
 
 
