@@ -53,6 +53,7 @@ def all_cores(n_seq: int, n_layer: int, n_embd: int, hook: Any = None) -> Iterat
     if n == 0:
         yield
         return
+    outer = getattr(this_thread, "team", None)  # of a pass whose hook makes a pass
     alone = turn.acquire(blocking=False)
     try:
         if not alone or n == 1 or 1 < n_seq < 2**20 / n_embd**2:  # the last: over before others could help
@@ -67,7 +68,7 @@ def all_cores(n_seq: int, n_layer: int, n_embd: int, hook: Any = None) -> Iterat
             with blas.limited(1), Team(n) as this_thread.team:
                 yield
     finally:
-        this_thread.team = None
+        this_thread.team = outer
         if alone:
             turn.release()
 

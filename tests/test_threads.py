@@ -112,6 +112,20 @@ def test_an_error_in_one_panel_ends_the_pass(use):
     assert len(done) < 50
 
 
+def test_a_hook_may_make_a_pass_of_its_own(use):
+    use(3)
+    teams = []
+
+    def hook(name, x):
+        if name in ("blocks.0.resid_pre", "blocks.1.resid_pre"):
+            teams.append(threads.n_threads())
+            np.testing.assert_allclose(MODEL.forward(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
+
+    logits = MODEL.forward(LONG, hook=hook)
+    np.testing.assert_allclose(logits, WHOLE, atol=1e-4 * np.abs(WHOLE).max())
+    assert teams == [3, 3]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
     use(5)
