@@ -32,6 +32,7 @@ import signal
 import stat
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -71,7 +72,9 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
         call = bind(component, list(sys.argv[1:] if arguments is None else arguments), short)
         if guarded:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # KeyboardInterrupt, so that files are tidied up
-        call()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy: what is not finite becomes an error of its own
+            call()
         sys.stdout.flush()
     except BaseException as error:
         if _is_interrupt(error):

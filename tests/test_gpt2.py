@@ -209,6 +209,7 @@ def test_more_positions_than_the_context_are_refused(shakespeare):
 
 
 @pytest.mark.parametrize("n_head, message", [
+    (3, "the model has 6 heads, not 3: call with n_head=hparams"),
     (0, "n_head must be a whole number from 1 to 192 .*, not 0"),
     (7, "n_head must divide the width of the model, 192 .n_embd.: 7 does not"),
     (6.0, "n_head must be a whole number .* not 6.0"),

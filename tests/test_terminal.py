@@ -2,6 +2,7 @@
 import io
 import os
 import sys
+import warnings
 import time
 
 import pytest
@@ -61,6 +62,14 @@ def test_a_closed_pipe_is_no_error(capsys):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(KeyError):
         terminal.run_command_line(raising(KeyError("x")), [])
+
+
+def test_warnings_of_numpy_do_not_reach_the_screen(capsys, recwarn):
+    def function():
+        warnings.warn("invalid value encountered in multiply", RuntimeWarning, stacklevel=1)
+
+    assert exit_status(function) == 0
+    assert capsys.readouterr().err == "" and not recwarn.list
 
 
 def test_errors_of_arguments_are_those_of_the_command_line(capsys):
