@@ -2,8 +2,8 @@
 import io
 import os
 import sys
-import warnings
 import time
+import warnings
 
 import pytest
 from hypothesis import given, settings
