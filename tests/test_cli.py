@@ -339,32 +339,28 @@ def test_importing_gpt2_leaves_signals_and_the_hook_alone(run):
 # --- the screen ---------------------------------------------------------------------------------
 
 
-def screen(command, keys=b"", after=b"\0", cwd=ROOT):
-    """What a terminal of 80 columns shows of a shell's command; `keys` are pressed once `after` is on the screen."""
+def screen(command):
+    """What a terminal of 80 columns shows of a shell's command."""
     import fcntl
     import pty
+    import select
     import struct
     import termios
 
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(cwd)
-        os.execvpe("sh", ["sh", "-c", command], {**os.environ, "GPT2_BASE_URL": "http://127.0.0.1:9/models"})
+    terminal, other_end = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    name = os.ttyname(other_end)  # the first terminal that the leader of a session opens is the one that controls it
+    process = subprocess.Popen(["sh", "-c", f"exec <{name} >{name} 2>&1; {command}"], cwd=ROOT, start_new_session=True,
+                               env={**os.environ, "GPT2_BASE_URL": "http://127.0.0.1:9/models"})
     shown, deadline = b"", time.monotonic() + 60
     while time.monotonic() < deadline:
-        if keys and after in shown:
-            os.write(terminal, keys)
-            keys = b""
-        try:
-            data = os.read(terminal, 10_000)
-        except OSError:  # Linux reports the end so
+        if select.select([terminal], [], [], 0.05)[0]:
+            shown += os.read(terminal, 10_000)
+        elif process.poll() is not None:
             break
-        if not data:
-            break
-        shown += data
+    process.wait(10)
     os.close(terminal)
-    os.waitpid(pid, 0)
+    os.close(other_end)
     return shown.decode().replace("\r\n", "\n")
 
 
