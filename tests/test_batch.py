@@ -20,10 +20,12 @@ PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art
 # --- generate_batch -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 1, "seed": 5}, {"temperature": 0.8, "top_k": 40, "seed": 5},
-                                     {"temperature": 1.2, "top_p": 0.9, "seed": 5},
-                                     {"temperature": 1, "top_k": 2, "top_p": 0.7, "seed": 0}])
-@pytest.mark.parametrize("limits", [{}, {"max_texts": 2}, {"max_bytes": 1}])
+@pytest.mark.parametrize("options, limits", [
+    ({}, {}), ({}, {"max_texts": 2}), ({}, {"max_bytes": 1}), ({"temperature": 1, "seed": 5}, {}),
+    ({"temperature": 0.8, "top_k": 40, "seed": 5}, {"max_texts": 4}),
+    ({"temperature": 1.2, "top_p": 0.9, "seed": 5}, {}),
+    ({"temperature": 1, "top_k": 2, "top_p": 0.7, "seed": 0}, {}),
+])
 def test_batch_gives_the_ids_that_generate_gives(shakespeare, options, limits):
     encoder, hparams, params = shakespeare
     prompts = [encoder.encode(prompt) for prompt in PROMPTS]
