@@ -281,8 +281,9 @@ def test_any_text_shows_as_it_is_without_a_request_or_a_complaint(open_page, sha
 
 @pytest.mark.slow
 def test_tokens_and_names_that_are_markup_show_as_they_are(open_page):
-    model = random_model(name="<img src=model>")
-    browser = open_page(lens.page([3, 4], Model(Vocabulary(b"<img src=%d>"), *model[1:])))
+    vocabulary = Vocabulary(b"<img src=%d>")
+    vocabulary.name = "<img src=model>"
+    browser = open_page(lens.page([3, 4], random_model()._replace(encoder=vocabulary)))
     pieces = ["<img·src=3>", "<img·src=4>"]
     assert browser.texts("#looks .chip > :first-child") == pieces
     assert browser.texts("#lens tbody th") == [f"{i} {piece}" for i, piece in enumerate(pieces)]
