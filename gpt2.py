@@ -1,12 +1,12 @@
 """GPT-2 in NumPy, from token ids to text.
 
-The file reads in the order in which data flows: activation, norm, linear layer, feed-forward network, attention,
-heads, block, model, generation, command line. Comments give shapes: n_seq tokens, each a vector of n_embd numbers, seen
-by n_head heads of d_head = n_embd / n_head numbers.
+The file builds up from small to large: activation, norm, linear layer, feed-forward network, attention, heads, block,
+model, generation, command line. Comments give shapes: n_seq tokens, each a vector of n_embd numbers, seen by n_head
+heads of d_head = n_embd / n_head numbers.
 
     from gpt2 import gpt2
     from utils import load_encoder_hparams_and_params
-    encoder, hparams, params = load_encoder_hparams_and_params("124M", "models")
+    encoder, hparams, params = load_encoder_hparams_and_params("shakespeare")  # or "124M"
     logits = gpt2(encoder.encode("Hello"), **params, n_head=hparams["n_head"])  # [n_seq, n_vocab]
 
 The model is that of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), as in `model.py` of
@@ -14,7 +14,9 @@ https://github.com/openai/gpt-2.
 
 Two things run through the layers that you can skip at first reading. `hook(name, x)` lets the caller look at x or
 replace it; without a hook it returns x unchanged. `cache.extend(k, v)` remembers the keys and values of the tokens so
-far, so that a new token costs one row, not the whole text.
+far, so that a new token costs one row, not the whole text. And five calls are there only to make the same arithmetic
+fast: read matmul(x, w) as x @ w, head_by_head(attention, ...) as attention(...), text_by_text(f, ...) as f(...),
+in_chunks(f, x, ...) as f(x, ...), and all_cores() as nothing. `runtime/` explains them.
 """
 if __name__ == "__main__":
     from runtime.startup import guard_imports
@@ -95,6 +97,7 @@ def attention(q, k, v, mask=0, *, hook=no_hook):
 
 def causal_mask(n_query, n_key):
     """[n_query, n_key]: -inf where a key lies after its query, else 0. The queries are the last n_query positions."""
+    # cut out of a larger one, of a power of two, which stays the same while the text grows
     return above_diagonal(2 ** math.ceil(math.log2(n_key)))[n_key - n_query : n_key, :n_key]
 
 
@@ -151,7 +154,7 @@ def gpt2(inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, b
         ln_f: dict, the parameters of the last `layer_norm`.
         n_head: number of attention heads.
         cache: `KVCache` with the tokens before `inputs`; `inputs` are added to it. An exception leaves it as it was.
-        n_logits: return only the last so many rows (generation needs one); None returns all.
+        n_logits: return only the last n_logits rows (generation needs one); None returns all.
         hook: callable hook(name, array), called with each intermediate value as it is computed (docs/looking-inside.md
             lists names and shapes). An array that it returns replaces the value; None leaves it.
 
@@ -180,11 +183,11 @@ def gpt2(inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, b
 def layers(x, caches, n_wanted, blocks, n_head, hook):
     """One layer after the other: [n_seq, n_embd] -> the last n_wanted rows, [n_wanted, n_embd].
 
-    Of the other rows the last layer has to compute keys and values only: nothing comes after it that looks at more.
+    For the other rows the last layer computes only keys and values: nothing uses their output.
     """
     last = len(blocks) - 1
     for i, (block, cache) in enumerate(zip(blocks, caches)):
-        if i == last and hook is None:  # a hook sees whole arrays
+        if i == last and hook is None:  # a hook gets to see all rows
             keys_and_values(x[: len(x) - n_wanted], block["ln_1"], block["attn"]["c_attn"], n_head, cache)
             x = x[len(x) - n_wanted :]
         x = transformer_block(x, **block, n_head=n_head, cache=cache, hook=hooks.at(f"blocks.{i}.", hook))
@@ -233,8 +236,8 @@ def generate(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head:
         inputs: token ids of the prompt, a sequence of int; it stays as it is.
         params: dict of the weights, as `utils.load_encoder_hparams_and_params` returns them.
         n_head: number of attention heads.
-        n_tokens_to_generate: how many, at least 1; with the prompt they may fill the context, no more.
-        stop_id: end before this token, when it comes.
+        n_tokens_to_generate: how many, at least 1; the prompt and the new tokens together must fit the context.
+        stop_id: stop when the model chooses this id, which is not returned.
         hook: as in `gpt2`, called in each pass.
         lookup: let greedy decoding go faster through text that repeats itself (`runtime.lookup`); the ids are the same.
         temperature, top_k, top_p, seed: how each token is chosen, by default greedily; see `Sampling`.
@@ -266,15 +269,15 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
         while n_left:
             guess = guesses.guess(n_left - 1)  # empty, unless the text repeats itself
             logits = gpt2(step + guess, **params, n_head=n_head, cache=cache, n_logits=1 + len(guess), hook=hook)
-            new_ids = accepted(guess, logits, choose)  # what was guessed right, and one token more
-            cache.length -= 1 + len(guess) - len(new_ids)  # forget what was guessed wrong
+            new_ids = accepted(guess, logits, choose)  # what was guessed right, and one more unless two are nearly tied
+            cache.length -= 1 + len(guess) - len(new_ids)  # forget the rows of what was guessed wrong
             guesses.extend(new_ids)
             for i in new_ids:
                 if i == stop_id:
                     return
                 yield i
             n_left -= len(new_ids)
-            step = new_ids[-1:] or step
+            step = new_ids[-1:] or step  # the same step again, without a guess, if nothing was accepted
 
     return stream()
 

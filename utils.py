@@ -109,6 +109,8 @@ def load_encoder_hparams_and_params(
     """
     model_dir = find_model(DEFAULT_MODEL if model_size is None else model_size, models_dir)
     missing = missing_files(model_dir)
+    if models_dir is not None and not Path(models_dir).is_dir() and model_dir.parent == MODELS_DIR:
+        notice(f"the folder {models_dir} does not exist: using the bundled model in {MODELS_DIR}")
     if missing and model_dir.name in MODEL_SIZES:
         if not model_dir.parent.is_dir():
             notice(f"the folder {model_dir.parent} does not exist: making it for the {model_dir.name} model")
@@ -116,6 +118,8 @@ def load_encoder_hparams_and_params(
             download_gpt2_files(model_dir.name, model_dir)
         except OSError as error:
             offline = isinstance(error, ConnectionError) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            if model_size is not None and isinstance(error, ConnectionError):
+                raise ConnectionError(f"{error}; the model {BUNDLED_MODEL} needs no network") from None
             if model_size is not None or not offline:
                 raise
             notice(f"the {DEFAULT_MODEL} model is not in {model_dir.parent} and could not be downloaded ({error}): "

@@ -24,7 +24,7 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(expression: str, model, k: int = 10) -> Neighbours:
-    """The tokens whose embeddings are nearest to a token's, or to a sum and difference, as in king - man + woman.
+    """The tokens whose embeddings are nearest to a token's, or to a sum and difference, as in king - he + she.
 
     `king - man + woman` adds and subtracts embeddings of length 1, and the terms themselves are left out of the
     answer (Mikolov et al., "Linguistic Regularities in Continuous Space Word Representations", 2013). Most words are
@@ -109,7 +109,7 @@ def read_expression(text: str | None = None, model=None) -> str:
     """The expression of a command.
 
     Args:
-        text: a token, or terms with + or - and spaces between them, as "king - man + woman"; a term in quotes is taken
+        text: a token, or terms with + or - and spaces between them, as "king - he + she"; a term in quotes is taken
             as it stands, otherwise with a space before it where there is such a token; #464 is the token of that id.
     """
     return read_text(text, model)

@@ -91,7 +91,8 @@ def run(name: str, options: Options, **how) -> None:
                     how["seed"] = journal.head["drawn_seed"] if how["seed"] is None else how["seed"]
                 function = functools.partial(command.function, model=(options.model_size, options.models_dir,
                                                                       fingerprint), **how)
-                notice(f"{n_texts:,} texts on {sum(client.nthreads().values())} workers, dashboard at "
+                n_workers = sum(client.nthreads().values())
+                notice(f"{n_texts:,} texts on {n_workers} worker{'s' * (n_workers != 1)}, dashboard at "
                        f"{client.dashboard_link}" + (f"; {journal.n_texts:,} were finished before" if len(journal) else
                                                      ""))
                 todo = ((number, texts) for number, (texts, _) in enumerate(blocks()) if number not in journal)
@@ -100,8 +101,8 @@ def run(name: str, options: Options, **how) -> None:
                     tables.write(out, joined(blocks(), journal, added, options.prefix), types)
         os.unlink(journal.path)
     notice(f"{n_texts:,} texts, {journal.n_tokens:,} tokens in {time.perf_counter() - start:.1f} s, "
-           f"{journal.n_failed:,} rows failed"
-           + (f": why is in the column {options.prefix}error" if journal.n_failed else ""))
+           f"{journal.n_failed:,} row{'s' * (journal.n_failed != 1)} failed"
+           + (f"; the column {options.prefix}error says why" if journal.n_failed else ""))
 
 
 # --- before any work ----------------------------------------------------------------------------

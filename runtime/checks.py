@@ -76,5 +76,5 @@ def check_command(sampling, n_tokens_to_generate, n_samples, stop):
             "n_samples": n_samples if n_samples > 1 else None}
     for name, value in idle.items():
         if sampling.temperature == 0 and value is not None:
-            raise ValueError(f"{name} = {value} would change nothing: without a temperature above 0, the most likely "
-                             "token is taken each time")
+            raise ValueError(f"{name} = {value} makes no difference at temperature 0, which takes the most likely "
+                             "token each time: give a --temperature above 0, for instance 0.8")

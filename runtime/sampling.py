@@ -1,4 +1,5 @@
 """How the next token is chosen from its logits."""
+import functools
 import inspect
 import numbers
 import sys
@@ -132,11 +133,22 @@ def check_logits(logits: np.ndarray) -> None:
 def with_sampling_options(function: Callable) -> Callable:
     """A decorator: the options of `Sampling` appear in the signature of a function that takes them as **options.
 
-    So `help(generate)` lists each of them, though they are written down in one place.
+    So `help(generate)` lists each of them, though they are written down in one place, and an unknown one is refused in
+    the function's own name.
     """
     signature = inspect.signature(function)
     others = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
     options = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
                                  annotation=field.type) for field in fields(Sampling)]
-    setattr(function, "__signature__", signature.replace(parameters=[*others, *options]))  # noqa: B010
-    return function
+    signature = signature.replace(parameters=[*others, *options])
+
+    @functools.wraps(function)
+    def call(*arguments, **named):
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}; help({function.__name__}) lists its options") from None
+        return function(*arguments, **named)
+
+    setattr(call, "__signature__", signature)  # noqa: B010
+    return call

@@ -46,6 +46,9 @@ def excepthook(kind, error: BaseException, traceback) -> None:
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks; of a package that cannot be imported, with what to do."""
     message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:  # the system's words, without the number
+        where = "the output cannot be written" if error.filename is None else error.filename
+        message = f"{where}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"the package {error.name.partition('.')[0]} is not installed: pip install -r requirements.txt"
     if isinstance(error, ImportError) and "pip install" not in message:

@@ -163,10 +163,10 @@ def test_help(run):
     (["x", "-t1", "--seed", "one"], 2, "seed must be a whole number, not 'one'"),
     (["x", "-t1", "--seed", "-1"], 2, "seed must be a whole number, 0 or more, not -1"),
     (["x", "-t1", "--n_samples", "0"], 2, "n_samples must be a whole number, at least 1, not 0"),
-    (["x", "--seed", "1"], 2, "seed = 1 would change nothing: without a temperature above 0"),
-    (["x", "--top_k", "1"], 2, "top_k = 1 would change nothing"),
-    (["x", "--top_p", "1", "-t0"], 2, "top_p = 1.0 would change nothing"),
-    (["x", "--n_samples", "2"], 2, "n_samples = 2 would change nothing"),
+    (["x", "--seed", "1"], 2, "seed = 1 makes no difference at temperature 0"),
+    (["x", "--top_k", "1"], 2, "top_k = 1 makes no difference"),
+    (["x", "--top_p", "1", "-t0"], 2, "top_p = 1.0 makes no difference"),
+    (["x", "--n_samples", "2"], 2, "n_samples = 2 makes no difference"),
     (["x", "--stop", ""], 2, "stop is empty"),
     (["x", "--model", "124M"], 2, "unknown option '--model' (did you mean --model_size or --models_dir?)"),
     (["x", "--temp", "1"], 2, "unknown option '--temp' (did you mean --temperature?)"),
@@ -282,7 +282,7 @@ def test_a_closed_pipe_ends_quietly():
     (">&-", 1, "error: stdout is closed: there is nowhere to write to\n"),
     ("2>&-", 0, ""),
     ("<&-", 0, None),
-    ("> /dev/full", 1, "error: [Errno 28] No space left on device\n"),
+    ("> /dev/full", 1, "error: the output cannot be written: No space left on device\n"),
 ])
 def test_closed_streams(redirection, status, stderr):
     result = subprocess.run(f"{COMMAND} ROMEO: 3 {SHAKESPEARE} {redirection}", shell=True, cwd=ROOT,

@@ -253,7 +253,7 @@ def test_a_cache_that_does_not_fit_is_refused(shakespeare, cache, message):
     ({"top_p": 0}, ValueError, "top_p must be .* not 0"),
     ({"stop_id": "x"}, TypeError, "stop_id must be .* not 'x'"),
     ({"stop_id": 1024}, ValueError, "stop_id must be .* not 1024"),
-    ({"temprature": 1}, TypeError, "temprature"),
+    ({"temprature": 1}, TypeError, r"^generate\(\) got an unexpected keyword argument 'temprature'; help"),
 ])
 def test_bad_options_are_refused(shakespeare, options, error, message):
     with pytest.raises(error, match=message):

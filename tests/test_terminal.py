@@ -35,7 +35,7 @@ def test_a_program_that_ends_well(capsys):
 @pytest.mark.parametrize("error, status, line", [
     (CommandLineError("k must be 1"), 2, "k must be 1"),
     (ValueError("vocab.bpe is\n  damaged"), 1, "vocab.bpe is damaged"),
-    (FileNotFoundError(2, "No such file or directory", "x"), 1, "[Errno 2] No such file or directory: 'x'"),
+    (FileNotFoundError(2, "No such file or directory", "x"), 1, "x: No such file or directory"),
     (ConnectionError("cannot reach"), 1, "cannot reach"),
     (TypeError("no"), 1, "no"),
     (OverflowError("too large"), 1, "too large"),
