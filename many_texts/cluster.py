@@ -23,7 +23,8 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
     import dask
     import distributed
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
+    for name in ("distributed", *(name for name in logging.root.manager.loggerDict if name.startswith("distributed."))):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is replaced; errors are raised as well
     warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
     with contextlib.ExitStack() as stack:
         if scheduler is None:

@@ -91,18 +91,21 @@ def run(name: str, options: Options, **how) -> None:
                     how["seed"] = journal.head["drawn_seed"] if how["seed"] is None else how["seed"]
                 function = functools.partial(command.function, model=(options.model_size, options.models_dir,
                                                                       fingerprint), **how)
-                n_workers = sum(client.nthreads().values())
-                notice(f"{n_texts:,} texts on {n_workers} worker{'s' * (n_workers != 1)}, dashboard at "
-                       f"{client.dashboard_link}" + (f"; {journal.n_texts:,} were finished before" if len(journal) else
-                                                     ""))
+                notice(f"{counted(n_texts, 'text')} on {counted(sum(client.nthreads().values()), 'worker')}, dashboard "
+                       f"at {client.dashboard_link}"
+                       + (f"; {journal.n_texts:,} were finished before" if len(journal) else ""))
                 todo = ((number, texts) for number, (texts, _) in enumerate(blocks()) if number not in journal)
                 with kept(journal):
                     work_through(cluster.finished(client, function, todo), journal, n_texts, options.strict)
                     tables.write(out, joined(blocks(), journal, added, options.prefix), types)
         os.unlink(journal.path)
-    notice(f"{n_texts:,} texts, {journal.n_tokens:,} tokens in {time.perf_counter() - start:.1f} s, "
-           f"{journal.n_failed:,} row{'s' * (journal.n_failed != 1)} failed"
+    notice(f"{counted(n_texts, 'text')}, {counted(journal.n_tokens, 'token')} in {time.perf_counter() - start:.1f} s, "
+           f"{counted(journal.n_failed, 'row')} failed"
            + (f"; the column {options.prefix}error says why" if journal.n_failed else ""))
+
+
+def counted(n, what):
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 # --- before any work ----------------------------------------------------------------------------

@@ -399,6 +399,22 @@ def test_score_on_a_scheduler_whose_worker_is_killed(tmp_path, shakespeare):
 
 
 @pytest.mark.slow
+def test_a_scheduler_that_is_killed(tmp_path, batch):
+    (tmp_path / "in.txt").write_text("\n".join(make_texts(5000)))
+    out = tmp_path / "out.jsonl"
+    command = "generate", tmp_path / "in.txt", "--out", out, "-n", "2", "--scheduler"
+    with cluster() as (address, processes):
+        process = start(*command, address)
+        wait_for(lambda: n_blocks(out) >= 1 or process.poll() is not None, 60)
+        processes[0].kill()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and errors.endswith(b"error: the scheduler is gone\n") and b"Traceback" not in errors
+    with cluster() as (address, _):
+        result = batch(*command, address)
+    assert "were finished before" in result.stderr and len(out.read_text().splitlines()) == 5000
+
+
+@pytest.mark.slow
 def test_workers_that_cannot_work(tmp_path, batch):
     (tmp_path / "in.txt").write_text("x")
     command = "score", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "--scheduler"
