@@ -91,35 +91,36 @@ def finished(client, function: Callable, blocks: Iterable[tuple[int, list]]) -> 
         parts[future] = number, part
         futures.add(future)
 
-    while True:
-        room = 2 * sum(client.nthreads().values()) + 2 - len(under_way)
-        for number, texts in itertools.islice(blocks, 0 if alone else max(room, 0)):
-            under_way[number] = texts, [None] * len(texts)
-            submit(number, slice(0, len(texts)))
-        if not parts and suspects:
-            submit(*suspects.pop())
-            alone = True
-        if not parts:
-            return
-        future = next(futures)
-        number, part = parts.pop(future)
-        texts, rows = under_way[number]
-        try:
-            rows[part] = future.result()
-        except distributed.scheduler.KilledWorker as error:
-            middle = (part.start + part.stop) // 2
-            if not alone:
-                suspects.append((number, part))
-            elif middle > part.start:
-                suspects += (number, slice(part.start, middle)), (number, slice(middle, part.stop))
-            else:
-                rows[part] = [{"error": f"the worker died, {error.allowed_failures + 1} times: is there enough memory "
-                                        "for this text?"}]
-        except ModuleNotFoundError as error:
-            raise ValueError(WITHOUT_PROJECT.format(error)) from None
-        except concurrent.futures.CancelledError:
-            raise ConnectionError("the scheduler is gone") from None
-        alone = False
-        if None not in rows:
-            del under_way[number]
-            yield number, texts, rows
+    try:
+        while True:
+            room = 2 * sum(client.nthreads().values()) + 2 - len(under_way)
+            for number, texts in itertools.islice(blocks, 0 if alone else max(room, 0)):
+                under_way[number] = texts, [None] * len(texts)
+                submit(number, slice(0, len(texts)))
+            if not parts and suspects:
+                submit(*suspects.pop())
+                alone = True
+            if not parts:
+                return
+            future = next(futures)
+            number, part = parts.pop(future)
+            texts, rows = under_way[number]
+            try:
+                rows[part] = future.result()
+            except distributed.scheduler.KilledWorker as error:
+                middle = (part.start + part.stop) // 2
+                if not alone:
+                    suspects.append((number, part))
+                elif middle > part.start:
+                    suspects += (number, slice(part.start, middle)), (number, slice(middle, part.stop))
+                else:
+                    rows[part] = [{"error": f"the worker died, {error.allowed_failures + 1} times: is there enough "
+                                            "memory for this text?"}]
+            except ModuleNotFoundError as error:
+                raise ValueError(WITHOUT_PROJECT.format(error)) from None
+            alone = False
+            if None not in rows:
+                del under_way[number]
+                yield number, texts, rows
+    except (concurrent.futures.CancelledError, distributed.comm.CommClosedError):
+        raise ConnectionError("the scheduler is gone") from None
