@@ -57,7 +57,11 @@ class Journal:
         return end
 
     def _check_head(self, line):
-        old, new = json.loads(line), json.loads(json.dumps(self.head))
+        try:
+            old, new = dict(json.loads(line)), json.loads(json.dumps(self.head))
+        except (ValueError, TypeError):
+            raise ValueError(f"{self.path} is not the unfinished work of a run: move it away, or begin anew with "
+                             "--overwrite") from None
         different = [name for name in new if name != "drawn_seed" and old.get(name) != new[name]]
         if different:
             differences = ", ".join(f"{name} was {old.get(name)!r} and is {new[name]!r}" for name in different[:3])

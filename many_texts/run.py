@@ -87,8 +87,9 @@ def run(name: str, options: Options, **how) -> None:
             identity = {"command": name, "texts": n_texts, "contents of the texts": texts_digest,
                         "column": options.column, "model": fingerprint, **how, "block": command[2:]}
             with contextlib.closing(open_journal(out, identity, options.overwrite)) as journal:
-                if how.get("temperature"):
-                    how["seed"] = journal.head["drawn_seed"] if how["seed"] is None else how["seed"]
+                if how.get("temperature") and how["seed"] is None:
+                    how["seed"] = journal.head["drawn_seed"]
+                    notice(f"without --seed, it is {how['seed']} this time")
                 function = functools.partial(command.function, model=(options.model_size, options.models_dir,
                                                                       fingerprint), **how)
                 notice(f"{counted(n_texts, 'text')} on {counted(sum(client.nthreads().values()), 'worker')}, dashboard "

@@ -234,7 +234,7 @@ class Columns:
                 new = pa.array([storable(values.get(name)) for values in self.unseen]).type
                 both = [pa.schema([(name, kind)]) for kind in (known or new, new)]
                 self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
-            except pa.ArrowException:  # values of several types: as text
+            except (pa.ArrowException, OverflowError):  # values of several types, or of none that Arrow has: as text
                 self.types[name] = pa.string()
         self.unseen = []
 

@@ -263,6 +263,25 @@ def test_journal_keeps_what_is_whole(tmp_path):
     journal.close()
     with pytest.raises(ValueError, match="unfinished work of another run: a was 1 and is 2"):
         Journal(path, {"a": 2})
+    (tmp_path / "j").write_text("something else\n")
+    with pytest.raises(ValueError, match="j is not the unfinished work of a run"):
+        Journal(path, {"a": 2})
+    assert (tmp_path / "j").read_text() == "something else\n"
+
+
+def test_columns_of_several_types_become_text(tmp_path):
+    import pandas as pd
+
+    from many_texts import tables
+
+    rows = [{"a": 1, "b": 1, "c": [1], "d": None, "e": 2**70}, {"a": 0.5, "b": "x", "c": [2, 3], "d": None, "e": 1},
+            {"a": None, "c": None, "f": {"g": "\ud800"}}]
+    columns = tables.Columns(typed=True)
+    rows = [row.values for row in columns.pass_on(map(tables.Row, rows))]
+    tables.write(str(tmp_path / "t.parquet"), iter(rows), columns.types)
+    frame = pd.read_parquet(tmp_path / "t.parquet")
+    assert frame["a"].tolist()[:2] == [1, 0.5] and frame["b"].tolist()[:2] == ["1", "x"]
+    assert frame["c"][1].tolist() == [2, 3] and frame["e"][0] == str(2**70) and frame["f"][2] == {"g": "\ufffd"}
 
 
 # --- faults -------------------------------------------------------------------------------------
