@@ -46,7 +46,7 @@ def generation(folder, quick):
     tables, numbers = [], sorted({1, min(2, len(CORES)), len(CORES)})
     for n_cores in numbers[-1:] if quick else numbers:
         every = n_cores == len(CORES)
-        n_rounds = 1 if quick else 7 if every else 5 if n_cores > 1 else 2
+        n_rounds = 1 if quick else 5 if every else 3 if n_cores > 1 else 2
         lengths = (10, 32, 128, 512, 1023) if n_cores > 1 else (512, 1023)
         lengths = (10, 100) if quick else (10, 32, 64, 128, 256, 512, 1023) if every else lengths
         table = Table(f"Milliseconds on {n_cores} core{'s' * (n_cores > 1)}", "",
