@@ -135,6 +135,7 @@ def test_generation_with_the_cache_is_full_recomputation(shakespeare, prompt):
     assert shakespeare.generate(ids, 60) == full[len(ids) :]
 
 
+@pytest.mark.slow
 def test_generation_with_the_cache_is_full_recomputation_at_the_124Ms_shapes():
     model = random_model(n_layer=12, n_embd=768, n_head=12, n_vocab=50257, n_ctx=1024, std=0.06)
     full = [464, 3797, 3332]

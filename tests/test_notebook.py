@@ -50,6 +50,7 @@ def test_the_notebook_runs_and_shows_what_is_committed():
     assert "Warning" not in warned  # of glyphs that the font lacks, for instance
 
 
+@pytest.mark.slow
 def test_the_notebook_finds_the_modules_from_the_repositorys_root_too():
     notebook = nbformat.read(PATH, as_version=4)
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")

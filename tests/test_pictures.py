@@ -164,7 +164,7 @@ def test_pictures_stay_small_enough_and_their_labels_legible(large, n):
 
 
 @pytest.mark.parametrize("width, height, layout", [
-    (2.6, 2.2, None), (2.6, 2.2, "constrained"),
+    (2.6, 2.2, None), pytest.param(2.6, 2.2, "constrained", marks=pytest.mark.slow),
     pytest.param(4, 3, None, marks=pytest.mark.slow), pytest.param(4, 3, "constrained", marks=pytest.mark.slow)])
 def test_pictures_on_a_small_axes_do_not_overlap(shakespeare, width, height, layout):
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -58,7 +58,7 @@ def test_chunks_give_the_logits_of_the_whole(use, n, n_logits):
     np.testing.assert_allclose(MODEL.forward(LONG[500:], cache=cache), WHOLE[500:], atol=1e-4 * np.abs(WHOLE).max())
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("n", [0, 2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_the_same_greedy_ids_with_any_number_of_threads(use, monkeypatch, shakespeare, tiny, n):
     use(n)
     monkeypatch.setattr(threads, "LEAST", 8)  # so that short texts are cut into chunks, too
