@@ -70,6 +70,44 @@ def test_the_same_greedy_ids_with_any_number_of_threads(use, monkeypatch, shakes
         np.testing.assert_allclose(model.forward(expected[f"ids_{i}"]), expected[f"logits_{i}"], atol=1e-4)
 
 
+class Watched(np.ndarray):
+    """An array that refuses products of two transposed matrices, as do all that are computed from it."""
+
+    n_products = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if ufunc is np.matmul:
+            Watched.n_products += 1
+            first, second = ((x.strides[-1] != x.itemsize and min(x.shape[-2:]) > 1) for x in inputs)
+            assert not (first and second), [(x.shape, x.strides) for x in inputs]
+        if out is not None:
+            options["out"] = tuple(np.asarray(x) for x in out)
+        result = getattr(ufunc, method)(*(np.asarray(x) for x in inputs), **options)
+        return np.asarray(result).view(Watched) if isinstance(result, (np.ndarray, np.generic)) else result
+
+
+@pytest.mark.parametrize("order", ["F", "C"])
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_no_product_of_two_transposed_matrices(use, n, order):
+    """In threads, OpenBLAS computes it wrong: see `runtime.machine.untransposed`."""
+    def watched(x):
+        if isinstance(x, np.ndarray):
+            return np.array(x, order=order).view(Watched)
+        return {name: watched(x[name]) for name in x} if isinstance(x, dict) else [watched(one) for one in x]
+
+    use(n)
+    n_head, params = MODEL.hparams["n_head"], watched(MODEL.params)
+    before = Watched.n_products
+    for n_seq in (2, 12, 100, 600):
+        for hook in (None, lambda name, x: None):
+            cache = KVCache(n_layer=2, n_head=4, n_ctx=600, n_embd=64)
+            gpt2_module.gpt2(LONG[: n_seq // 2], **params, n_head=n_head, cache=cache, hook=hook)
+            gpt2_module.gpt2(LONG[n_seq // 2 : n_seq], **params, n_head=n_head, cache=cache, n_logits=1, hook=hook)
+        for caches in (None, [KVCache(2, 4, 600, 64) for _ in range(2)]):
+            gpt2_module.gpt2_side_by_side([LONG[:n_seq], LONG[:n_seq]], caches, **params, n_head=n_head)
+    assert Watched.n_products - before > 300
+
+
 def test_a_blas_that_threadpoolctl_does_not_know(monkeypatch):
     class Nothing:
         lib_controllers = []
