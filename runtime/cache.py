@@ -12,9 +12,7 @@ class LayerCache:
     """
 
     def __init__(self, n_head, n_ctx, d_head):
-        # in memory the keys are [n_head, d_head, n_ctx]: q may be a transposed matrix, and if k.T were one, too,
-        # OpenBLAS might compute q @ k.T wrong in threads (`runtime.machine.untransposed`)
-        self.k = np.empty((n_head, d_head, n_ctx), dtype=np.float32).swapaxes(1, 2)
+        self.k = np.empty((n_head, n_ctx, d_head), dtype=np.float32)
         self.v = np.empty((n_head, n_ctx, d_head), dtype=np.float32)
         self.length = 0
 

@@ -10,10 +10,10 @@ So the work is shared out in larger pieces, each computed with one BLAS thread:
 - A long prompt is cut into one or two chunks of rows for each core. Each chunk goes through all layers in one thread
   (`in_chunks`).
 - For fewer rows, each weight matrix is cut into panels, and a thread takes the next one when it is free (`share`). A
-  thread that gets no core leaves its panel to the others. Beside four busy processes, 128 tokens took 6.8 s with the
-  BLAS's threads and 0.16 s with panels. On an idle machine, the BLAS's threads are the faster ones for more than 16
-  rows, and with more than two cores for any number (8 rows on four cores: 15 ms, and 20 with panels). So they do it
-  where nothing else runs.
+  thread that gets no core leaves its panel to the others. Beside two busy processes on four cores, 128 tokens took
+  625 ms with the BLAS's threads and 95 ms with panels. On an idle machine, the BLAS's threads are the faster ones for
+  more than 64 rows, and with more than two cores for any number (32 rows on four cores: 23 ms, and 35 with panels). So
+  they do it where nothing else runs.
 - A single row, the next token, is too little work for that. The BLAS computes it, with the number of threads that has
   been fastest lately (`Tuner`).
 
@@ -35,7 +35,7 @@ import numpy as np
 
 from runtime.cache import KVCache, LayerCache
 
-FEW, LONG = 16, 256  # up to so many rows, panels are faster than the BLAS on two cores; from so many on, chunks are
+FEW, LONG = 64, 256  # up to so many rows, panels are faster than the BLAS on two cores; from so many on, chunks are
 LEAST, MOST = 64, 256  # rows of a chunk: fewer multiply slowly, more need more memory
 ALONE = 128  # the most where there is one thread: it has the processor's cache to itself
 
