@@ -48,7 +48,7 @@ keep_freed_memory()
 
 def gelu(x):
     """Gaussian error linear unit, in GPT-2's tanh form (Hendrycks & Gimpel, https://arxiv.org/abs/1606.08415)."""
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) * x
 
 
 def softmax(x):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-# The shortest and longest match, and the fewest and most tokens guessed from it. A pass over 1 + 7 rows takes as long as
-# 1.5 to 2.5 passes over one row, a pass over 1 + 63 rows as long as 3 to 4.5; without AVX-512, twice that.
+# The shortest and longest match, and the fewest and most tokens guessed from it. A pass over 1 + 7 rows takes as long
+# as 1.5 to 2.5 passes over one row, a pass over 1 + 63 rows as long as 3 to 4.5; without AVX-512, twice that.
 MATCH, GUESS = (4, 64), (7, 63)
 
 # Rows computed side by side are rounded differently from one row alone. Logits that are closer than this, as a fraction

@@ -6,10 +6,11 @@ from gpt2 import attention, causal_mask
 from runtime import machine, threads
 
 
-@pytest.mark.parametrize("n_threads", [0, 1, 3])
-@pytest.mark.parametrize("n_seq", [0, 1, 2, 7, 8, 16, 17, 100])
+@pytest.mark.parametrize("n_threads, small_products", [(0, False), (1, False), (1, True), (3, False), (3, True)])
+@pytest.mark.parametrize("n_seq", [0, 1, 2, 7, 16, 17, 64, 100])
 @pytest.mark.parametrize("order", ["F", "C"])
-def test_matmul(monkeypatch, n_threads, n_seq, order):
+def test_matmul(monkeypatch, n_threads, small_products, n_seq, order):
+    monkeypatch.setattr(machine, "small_products", lambda: small_products)
     monkeypatch.setattr(threads, "n_cores", lambda: n_threads)
     monkeypatch.setattr(threads, "idle", lambda: False)
     rng = np.random.default_rng(0)

@@ -187,7 +187,7 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
 
 
 @pytest.mark.parametrize("n_seq, n, idle, n_threads", [
-    (8, 2, True, 2), (64, 2, True, 0), (64, 2, False, 2), (128, 2, True, 2),
+    (64, 2, True, 2), (65, 2, True, 0), (65, 2, False, 2), (128, 2, True, 2),
     (8, 4, True, 0), (8, 4, False, 4), (255, 4, True, 0), (256, 4, True, 4),
     (8, 1, True, 1), (1, 4, True, 0),
 ])
