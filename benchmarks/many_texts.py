@@ -130,25 +130,27 @@ def main(quick=False):
                 peers[engine.name] = engine(folder)
         generated, scored, starts = {}, {}, []
         sizes = (8,) if quick else (32, 64, 128)
+        best = {name: max(sizes, key=lambda size: rate(peer.generate, 1, prompt_ids[::2], N_NEW, size))
+                for name, peer in peers.items()}
         for _ in range(1 if quick else 3):
             speed, ready = batch(folder, "generate", prompts, N_THREADS, "-n", N_NEW)
             note(generated, ours, speed)
             starts.append(ready)
             for name, peer in peers.items():
-                note(generated, name, max(rate(peer.generate, n_new, prompt_ids, N_NEW, size) for size in sizes))
+                note(generated, name, rate(peer.generate, n_new, prompt_ids, N_NEW, best[name]))
             some = prompt_ids[:: max(1, len(prompts) // 16)]
             note(generated, "generate, one by one", one_by_one(folder, some, N_NEW))
         scorers = {name: peer for name, peer in peers.items() if hasattr(peer, "score")}
         sample = text_ids[:: max(1, len(texts) // 50)]
-        best = {name: max((1, 2, 4, 8), key=lambda size: rate(peer.score, 1, sample, size))
-                for name, peer in scorers.items()}
+        best_size = {name: max((1, 2, 4, 8), key=lambda size: rate(peer.score, 1, sample, size))
+                         for name, peer in scorers.items()}
         for _ in range(1 if quick else 2):
             for n_workers in (1, N_THREADS):  # each worker has the same share
                 speed, ready = batch(folder, "score", texts[:: N_THREADS // n_workers], n_workers)
                 note(scored, f"{ours}, {n_workers} workers", speed)
                 starts.append(ready)
             for name, peer in scorers.items():
-                note(scored, name, rate(peer.score, n_scored, text_ids, best[name]))
+                note(scored, name, rate(peer.score, n_scored, text_ids, best_size[name]))
 
         print("\n| tokens/s | generate | score |\n|---|---|---|")
         for name in generated:
@@ -159,10 +161,11 @@ def main(quick=False):
         all_workers, one_worker = f"{ours}, {N_THREADS} workers", f"{ours}, 1 workers"
         print("\n| | | reach |\n|---|---|---|")
         for name in peers:
-            print(f"| generate, over {name} | {ratio(generated, ours, name):.2f} | 2 |")
+            print(f"| generate, over {name} in batches of {best[name]} | {ratio(generated, ours, name):.2f} | 2 |")
         print(f"| generate, over one by one | {ratio(generated, ours, 'generate, one by one'):.2f} | 8 |")
         for name in scorers:
-            print(f"| score, over {name} in batches of {best[name]} | {ratio(scored, all_workers, name):.2f} | 1.5 |")
+            print(f"| score, over {name} in batches of {best_size[name]} | "
+                  f"{ratio(scored, all_workers, name):.2f} | 1.5 |")
         print(f"| score, {N_THREADS} workers over {N_THREADS} times one | "
               f"{ratio(scored, all_workers, one_worker) / N_THREADS:.2f} | 0.8 |")
         print(f"| seconds until the workers work | {statistics.median(starts):.1f} | below 4 |")

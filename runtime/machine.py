@@ -66,12 +66,14 @@ def few_rows(w, x, out=None):
     """w @ x, [n_out, n_in] @ [n_in, n_seq], in one call, or for 2 to 64 columns in blocks of w.
 
     A BLAS rearranges both matrices before it multiplies, which for few columns takes as long as the rest. With AVX-512,
-    OpenBLAS leaves that out for products of at most 10**6 multiplications. In blocks of that size, 8, 32 and 64 columns
-    take 0.5, 0.6 and 0.75 of the time of one call (one core, 768 x 2,304). A multiple of 6 rows fills the registers.
+    OpenBLAS leaves that out for products of at most 10**6 multiplications
+    (https://github.com/OpenMathLib/OpenBLAS/pull/3335). In blocks of that size, 8, 32 and 64 columns take 0.5, 0.6 and
+    0.75 of the time of one call (one core, 768 x 2,304). Its loops fit a multiple of 6 rows, or 4 rows and 64 columns.
     """
     (n_out, n_in), n_seq = w.shape, x.shape[1]
-    n_block = 10**6 // (n_in * n_seq) // 6 * 6 if n_seq else 0
-    if not (2 <= n_seq <= FEW and 6 <= n_block <= n_out and small_products()):
+    most = 10**6 // (n_in * n_seq) if n_seq else 0
+    n_block = most // 6 * 6 or 4 * (most >= 4 and n_seq == 64)
+    if not (2 <= n_seq <= FEW and 0 < n_block <= n_out and small_products()):
         return np.matmul(w, x, out=out)
     if out is None:
         out = np.empty((n_out, n_seq), dtype=np.result_type(w, x))
