@@ -48,6 +48,7 @@ STYLES = dict(zip(ENGINES, ("o-", "k:", "s-", "^-", "v-", "v:")))
 def plot_prompts(points, path):
     """Time to the first logits against the prompt's length, a line an engine; points: {length: {engine: [seconds]}}."""
     import matplotlib.figure
+    import matplotlib.ticker
 
     figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -55,6 +56,8 @@ def plot_prompts(points, path):
     axes.set(xscale="log", yscale="log", xlabel="prompt length (tokens)", ylabel="time to the first logits (ms)",
              title=f"GPT-2 124M, float32, {len(CORES)} cores")
     axes.set_xticks(list(points), labels=list(map(str, points)))
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
