@@ -18,6 +18,9 @@ MODELS = ROOT / "models"
 BUNDLED = ("--model_size", "shakespeare")
 SIZES = {"n_vocab": 1024, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}  # of `make_model`
 
+TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
+KOREAN = "안녕 $x$ 🤖\t\n"
+
 
 class Model(NamedTuple):
     """(encoder, hparams, params), as lens.py takes it, with the two calls that most tests make."""
@@ -41,6 +44,17 @@ def random_model(std=0.25, seed=0, **hparams):
     """A `Model` with random weights, by default larger than a new GPT-2's: a wrong position or head shows."""
     hparams = {"n_vocab": 211, "n_ctx": 600, "n_embd": 32, "n_head": 4, "n_layer": 2, **hparams}
     return Model(None, hparams, random_params(hparams, std, seed))
+
+
+def without_head(layer, head):
+    """A hook that sets a head's output to 0, written without `inside.hooks`."""
+    def hook(name, x):
+        if name == f"blocks.{layer}.attn.z":
+            x = x.copy()
+            x[:, head] = 0
+            return x
+
+    return hook
 
 
 def make_model(folder, change=None, sizes=SIZES, seed=0):

@@ -4,24 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from helpers import MODELS, ROOT
+from helpers import KOREAN, MODELS, ROOT, TEXT, without_head
 
 import lens
 from gpt2 import generate, gpt2
-
-TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
-KOREAN = "안녕 $x$ 🤖\t\n"
-
-
-def without_head(layer, head):
-    def hook(name, x):
-        if name == f"blocks.{layer}.attn.z":
-            x = x.copy()
-            x[:, head] = 0
-            return x
-
-    return hook
-
 
 # --- what a hook sees ---
 

@@ -6,27 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from helpers import DATA, MODELS, ROOT, random_model
+from helpers import DATA, KOREAN, MODELS, ROOT, TEXT, random_model, without_head
 
 import lens
 from gpt2 import generate, gpt2
 
-TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
-KOREAN = "안녕 $x$ 🤖\t\n"
-
 CLEAN = "First Gentleman:\nSpeak.\n\nSecond Gentleman:\nNo.\n\nFirst"
 CORRUPTED = "First Servant:\nSpeak.\n\nSecond Servant:\nNo.\n\nFirst"
 CORPUS = ROOT.parent / "shared" / "corpus" / "tinyshakespeare.txt"
-
-
-def without_head(layer, head):
-    def hook(name, x):
-        if name == f"blocks.{layer}.attn.z":
-            x = x.copy()
-            x[:, head] = 0
-            return x
-
-    return hook
 
 
 # --- what comes next, how likely, where the heads look ---

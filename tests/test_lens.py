@@ -5,14 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from helpers import BUNDLED, MODELS, ROOT, read_png
+from helpers import BUNDLED, MODELS, ROOT, TEXT, read_png
 
 import lens
 from inside.command import Table, print_table
 from runtime.terminal import run_command_line
 from utils import load_encoder_hparams_and_params
 
-TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
 COMMANDS = {
     "next_tokens": ([TEXT, "--k", "3"], ["·C", "417", "70.8", "█"], 3 + 1),
     "score": ([TEXT], ["log-probability", "bits per byte", "perplexity", "itizen"], 1 + 21 + 1 + 6),

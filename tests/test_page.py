@@ -7,11 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import BUNDLED, Model, error_line, random_model, wait_for
+from helpers import BUNDLED, TEXT, Model, error_line, random_model, wait_for
 
 import lens
 
-TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
 MARKUP = "<script>document.title = 'run'</script><b>&amp;</b></script> {{data}} <!-- --> \\u003c"
 TEXTS = {"markup": MARKUP, "newlines": TEXT, "korean and emoji": "안녕 🤖\t\u2028é", "one token": "O", "empty": ""}
 

@@ -4,13 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import random_model, read_png
+from helpers import KOREAN, TEXT, random_model, read_png
 
 import lens
 from inside.pictures import legible
-
-TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
-KOREAN = "안녕 $x$ 🤖\t\n"
 
 
 def draw(plot, result):
