@@ -33,7 +33,7 @@ def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any
     n_rows = 0
     for text, result in zip(texts, results):
         ids = np.concatenate([[first_id], text])  # position i predicts position i + 1
-        for start, done, end in windows(len(result), n_ctx, max(1, n_ctx // 2) if stride is None else stride):
+        for start, done, end in windows(len(result), n_ctx, stride):
             if packed and n_rows + end - start > MAX_ROWS:
                 fill(packed, params, n_head)
                 packed, n_rows = [], 0
@@ -56,8 +56,12 @@ def fill(packed: list[tuple[np.ndarray, np.ndarray, np.ndarray]], params: dict[s
             result[part] = log_prob_of(scored[part], logits)
 
 
-def windows(n_seq: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, done, end) of each window of a text: it reads positions start to end and scores those from `done` on."""
+def windows(n_seq: int, n_ctx: int, stride: int | None) -> Iterator[tuple[int, int, int]]:
+    """(start, done, end) of each window of a text: it reads positions start to end and scores those from `done` on.
+
+    They start `stride` positions apart; None is half of n_ctx.
+    """
+    stride = max(1, n_ctx // 2) if stride is None else stride
     start = done = 0
     while done < n_seq:
         end = min(start + n_ctx, n_seq)

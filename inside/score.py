@@ -61,9 +61,8 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
     2.1
     """
     encoder, hparams, params = check_model(model)
-    n_ctx = hparams["n_ctx"]
-    stride = max(1, n_ctx // 2) if stride is None else stride
-    check_whole("stride", stride, 1, n_ctx, "the context, n_ctx")
+    if stride is not None:
+        check_whole("stride", stride, 1, hparams["n_ctx"], "the context, n_ctx")
     if encoder is None:
         raise TypeError("this model has no tokenizer (encoder is None), so it has no <|endoftext|> to score from")
     many = not isinstance(text, str) and len(text) > 0 and not isinstance(text[0], numbers.Integral)
