@@ -48,7 +48,6 @@ class NumPy:
             pass
         return (time.perf_counter() - start) / n
 
-
     def rows(self, n_rows, n_past=64):
         """Seconds of a pass over n_rows tokens behind n_past others, with the logits of each, as prompt lookup does."""
         from gpt2 import gpt2

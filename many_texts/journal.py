@@ -115,6 +115,5 @@ class Journal:
         os.close(self.file)
 
 
-
 def checksum_of(block: bytes) -> bytes:
     return b"%08x" % zlib.crc32(block)

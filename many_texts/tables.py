@@ -80,7 +80,6 @@ class Source:
             except (ValueError, csv.Error) as error:
                 raise ValueError(f"{path}: {error}") from None
 
-
     def types(self) -> dict[str, Any]:
         """The pyarrow type of each column, from .parquet; empty for all other formats, which do not say it."""
         if self.kind != ".parquet":
