@@ -12,16 +12,16 @@ Starting them takes about three seconds: for a handful of texts `gpt2.py` and `l
 needs with: pip install -r many_texts/requirements.txt
 """
 if __name__ == "__main__":
-    from runtime.startup import guard_imports
+    from cli.startup import guard_imports
 
     guard_imports()  # Ctrl-C or a missing package in the imports below: one line, not a traceback
 
 from collections.abc import Callable
 
+from cli.terminal import argument_errors, run_command_line
+from generation.checks import check_command
+from generation.sampling import Sampling
 from many_texts.run import Options, run
-from runtime.checks import check_command
-from runtime.sampling import Sampling
-from runtime.terminal import argument_errors, run_command_line
 
 
 def generate(texts: str, *, out: str, column: str = "text", n_tokens_to_generate: int = 40, temperature: float = 0,

@@ -16,10 +16,10 @@ Two things run through the layers that you can skip at first reading. `hook(name
 replace it; without a hook it returns x unchanged. `cache.extend(k, v)` remembers the keys and values of the tokens so
 far, so that a new token costs one row, not the whole text. And five calls are there only to make the same arithmetic
 fast: read matmul(x, w) as x @ w, head_by_head(attention, ...) as attention(...), text_by_text(f, ...) as f(...),
-in_chunks(f, x, ...) as f(x, ...), and all_cores() as nothing. `runtime/` explains them.
+in_chunks(f, x, ...) as f(x, ...), and all_cores() as nothing. `backend/` explains them.
 """
 if __name__ == "__main__":
-    from runtime.startup import guard_imports
+    from cli.startup import guard_imports
 
     guard_imports()  # Ctrl-C or a missing package ends the program without a traceback
 
@@ -30,15 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from runtime import hooks
-from runtime.batch import Continuation, running
-from runtime.cache import KVCache, SideBySide, no_cache, text_by_text
-from runtime.checks import check_command, check_generation, check_ids, check_pass
-from runtime.hooks import Hook, no_hook
-from runtime.lookup import PromptLookup, accepted
-from runtime.machine import head_by_head, keep_freed_memory, matmul
-from runtime.sampling import Sampling, seed_of, with_sampling_options
-from runtime.threads import all_cores, in_chunks
+from backend.products import head_by_head, keep_freed_memory, matmul
+from backend.threads import all_cores, in_chunks
+from generation import hooks
+from generation.checks import check_command, check_generation, check_ids, check_pass
+from generation.hooks import Hook, no_hook
+from generation.kv_cache import KVCache, SideBySide, no_cache, text_by_text
+from generation.prompt_lookup import PromptLookup, accepted
+from generation.sampling import Sampling, seed_of, with_sampling_options
+from many_texts.side_by_side import Continuation, running
 
 keep_freed_memory()
 
@@ -239,7 +239,8 @@ def generate(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head:
         n_tokens_to_generate: how many, at least 1; the prompt and the new tokens together must fit the context.
         stop_id: stop when the model chooses this id, which is not returned.
         hook: as in `gpt2`, called in each pass.
-        lookup: let greedy decoding go faster through text that repeats itself (`runtime.lookup`); the ids are the same.
+        lookup: let greedy decoding go faster through text that repeats itself (`generation.prompt_lookup`); the
+            ids are the same.
         temperature, top_k, top_p, seed: how each token is chosen, by default greedily; see `Sampling`.
 
     Returns:
@@ -298,7 +299,7 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
         max_texts: how many texts are computed side by side.
         max_bytes: how much memory their caches may take together; one text is always computed.
         temperature, top_k, top_p, seed: see `Sampling`. Each text has a seed of its own, made from `seed` and its
-            place: that at place i is the one that `generate` gives with seed=`runtime.sampling.seed_of(seed, i)`.
+            place: that at place i is the one that `generate` gives with seed=`generation.sampling.seed_of(seed, i)`.
 
     Returns:
         list of lists of int, the new ids of each text.
@@ -356,7 +357,7 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         echo: print the prompt before its continuation.
         list_models: print the names of the models at hand, and nothing else.
     """
-    from runtime import terminal
+    from cli import terminal
     from utils import available_models, load_encoder_hparams_and_params
 
     if list_models:
@@ -382,6 +383,6 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
 
 
 if __name__ == "__main__":
-    from runtime.terminal import run_command_line
+    from cli.terminal import run_command_line
 
     run_command_line(main, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size"})

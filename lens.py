@@ -22,15 +22,16 @@ newline "↵", a tab "⇥"; a byte that is not a whole character by itself is "<
 Each question is a file in the folder `inside`: its named tuple, function, table, plot and command.
 """
 if __name__ == "__main__":
-    from runtime.startup import guard_imports
+    from cli.startup import guard_imports
 
     guard_imports()  # Ctrl-C or a missing package ends the program without a traceback
 
+from cli.terminal import run_command_line
 from inside.ablation import Ablation, ablation, plot_ablation, show_ablation  # noqa: F401
 from inside.attention import Attention, attention, plot_attention, show_attention  # noqa: F401
 from inside.attribution import Attribution, attribution, plot_attribution, show_attribution  # noqa: F401
-from inside.hooks import Intervention, compose, hook_names, mean, patch, record, sweep, zero  # noqa: F401
 from inside.induction import Induction, induction, plot_induction, show_induction  # noqa: F401
+from inside.interventions import Intervention, compose, hook_names, mean, patch, record, sweep, zero  # noqa: F401
 from inside.logit_lens import LogitLens, logit_lens, plot_logit_lens, show_logit_lens, unembed  # noqa: F401
 from inside.neighbours import Neighbours, neighbours, plot_neighbours, show_neighbours  # noqa: F401
 from inside.next_tokens import NextTokens, next_tokens, plot_next_tokens, show_next_tokens  # noqa: F401
@@ -39,7 +40,6 @@ from inside.parameters import Parameters, parameters, plot_parameters, show_para
 from inside.patching import Patching, patching, plot_patching, show_patching  # noqa: F401
 from inside.score import Score, plot_score, score, show_score  # noqa: F401
 from inside.tokens import Tokens, plot_tokens, show_tokens, tokens, visible  # noqa: F401
-from runtime.terminal import run_command_line
 
 COMMANDS = {
     "next_tokens": show_next_tokens,

@@ -5,7 +5,7 @@ A model is a folder with the files in which OpenAI published GPT-2: hparams.json
 downloads it where it is an official one that is not there yet, and reads it.
 
 Reading the checkpoint needs TensorFlow, which takes seconds to import; so the weights are kept beside it as one plain
-NumPy file, which later runs map into memory in a millisecond (`runtime/weights.py`).
+NumPy file, which later runs map into memory in a millisecond (`model_files/weights.py`).
 """
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from cli.terminal import notice
 from encoder import Encoder, get_encoder
-from runtime import checkpoint, weights
-from runtime.download import download, without_password
-from runtime.lock import locked
-from runtime.official_files import CHECKS
-from runtime.terminal import notice
+from model_files import tf_checkpoint as checkpoint
+from model_files import weights
+from model_files.download import download, without_password
+from model_files.lock import locked
+from model_files.official_files import CHECKS
 
 MODELS_DIR = Path(__file__).resolve().parent / "models"  # wherever the program is started from
 DEFAULT_MODEL, BUNDLED_MODEL = "124M", "shakespeare"

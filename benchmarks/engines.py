@@ -50,8 +50,8 @@ class NumPy:
 
     def rows(self, n_rows, n_past=64):
         """Seconds of a pass over n_rows tokens behind n_past others, with the logits of each, as prompt lookup does."""
+        from generation.kv_cache import KVCache
         from gpt2 import gpt2
-        from runtime.cache import KVCache
 
         options = {**self.params, "n_head": self.hparams["n_head"]}
         options["cache"] = KVCache(*(self.hparams[name] for name in ("n_layer", "n_head", "n_ctx", "n_embd")))
@@ -73,8 +73,8 @@ class Products(NumPy):
     def prompt(self, ids):
         import numpy as np
 
-        from runtime.cache import KVCache
-        from runtime.threads import all_cores, in_chunks
+        from backend.threads import all_cores, in_chunks
+        from generation.kv_cache import KVCache
 
         n_head, n_embd = self.hparams["n_head"], self.hparams["n_embd"]
         cache = KVCache(self.hparams["n_layer"], n_head, len(ids), n_embd)
@@ -103,8 +103,8 @@ class Products(NumPy):
         """One row through the weights, and one query over keys and values of as many positions as were decoded."""
         import numpy as np
 
-        from runtime.cache import KVCache
-        from runtime.threads import all_cores
+        from backend.threads import all_cores
+        from generation.kv_cache import KVCache
 
         n_head, n_embd, n_ctx = self.hparams["n_head"], self.hparams["n_embd"], len(ids) + n
         x, hidden = np.ones((1, n_embd), np.float32), np.ones((1, 4 * n_embd), np.float32)
@@ -125,7 +125,7 @@ class Products(NumPy):
 
     @staticmethod
     def _matmul(x, w):
-        from runtime.machine import matmul
+        from backend.products import matmul
 
         return matmul(x, w)
 

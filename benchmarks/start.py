@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 from engines import ROOT, Worker
-from generation import text_ids
 from measure import ratio, rounds, run
 from random_model import HPARAMS
 from report import Table
+
+from generation import text_ids
 
 NAIVE = """
 import sys; sys.path.insert(0, sys.argv[1])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from inside.command import Table, command
-from inside.hooks import mean, sweep, zero
+from inside.interventions import mean, sweep, zero
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
 from inside.result import titled, with_title

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from generation.checks import check_whole
 from gpt2 import gpt2
 from inside.command import Table, command
-from inside.hooks import compose, record
+from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import LINE, MASKED, colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
-from runtime.checks import check_whole
 
 
 @titled

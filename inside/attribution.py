@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt2 import gpt2
 from inside.command import Table, command
-from inside.hooks import compose, record
+from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title

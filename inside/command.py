@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from cli import terminal
+from cli.terminal import argument_errors, notice
 from inside.pictures import figure_class
-from runtime import terminal
-from runtime.terminal import argument_errors, notice
 from utils import load_encoder_hparams_and_params
 
 

@@ -3,13 +3,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from generation.checks import check_whole
 from gpt2 import gpt2
 from inside.command import Table, command
-from inside.hooks import compose, record
+from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import plot_grids
 from inside.result import titled, with_title
-from runtime.checks import check_whole
 
 
 @titled

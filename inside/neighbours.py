@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from generation.checks import check_ids, check_whole
 from inside.command import Table, command, read_text
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, tokens
-from runtime.checks import check_ids, check_whole
 
 
 @titled

@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from generation.checks import check_whole
+from generation.sampling import Sampling
 from gpt2 import gpt2
 from inside.command import Table, command
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
-from runtime.checks import check_whole
-from runtime.sampling import Sampling
 
 
 @titled

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cli.terminal import argument_errors, notice
+from generation.checks import check_whole
 from gpt2 import gpt2
 from inside.command import read_text
-from inside.hooks import compose, record, sweep, zero
+from inside.interventions import compose, record, sweep, zero
 from inside.logit_lens import logit_lens
 from inside.model import check_model, model_name
 from inside.score import score
 from inside.tokens import pieces_of, quote, tokens
-from runtime.checks import check_whole
-from runtime.terminal import argument_errors, notice
 from utils import load_encoder_hparams_and_params
 
 TEMPLATE = Path(__file__).with_name("page.html")

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt2 import gpt2
 from inside.command import Table, command
-from inside.hooks import block_name, compose, patch, record, sweep
+from inside.interventions import block_name, compose, patch, record, sweep
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
 from inside.result import titled, with_title

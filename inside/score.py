@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cli import terminal
+from cli.arguments import CommandLineError
+from generation.checks import check_whole
 from gpt2 import gpt2
 from inside.command import Table, command
-from inside.log_probs import log_prob_of, log_probs, windows
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
-from runtime import terminal
-from runtime.arguments import CommandLineError
-from runtime.checks import check_whole
+from many_texts.log_probs import log_prob_of, log_probs, windows
 
 
 @titled

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from generation.checks import check_ids
 from inside.command import Table, command
 from inside.model import check_model, model_name
 from inside.pictures import legible, name_all, new_axes
 from inside.result import titled, with_title
-from runtime.checks import check_ids
 
 VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥"}
 

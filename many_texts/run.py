@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from cli.terminal import CommandLineError, argument_errors, notice
+from generation.checks import check_whole
 from many_texts import tables, work
 from many_texts.journal import Journal
 from many_texts.work import Text
-from runtime.checks import check_whole
-from runtime.terminal import CommandLineError, argument_errors, notice
 from utils import load_encoder_hparams_and_params
 
 

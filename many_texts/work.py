@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import regex
 
+from generation.checks import check_generation
 from gpt2 import generate_batch
-from inside.log_probs import log_probs
-from runtime import checkpoint
-from runtime.checks import check_generation
+from many_texts.log_probs import log_probs
+from model_files import tf_checkpoint as checkpoint
 from utils import find_model, load_encoder_hparams_and_params, missing_files
 
 

@@ -47,7 +47,7 @@ def random_model(std=0.25, seed=0, **hparams):
 
 
 def without_head(layer, head):
-    """A hook that sets a head's output to 0, written without `inside.hooks`."""
+    """A hook that sets a head's output to 0, written without `inside.interventions`."""
     def hook(name, x):
         if name == f"blocks.{layer}.attn.z":
             x = x.copy()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtime.arguments import CommandLineError, bind
+from cli.arguments import CommandLineError, bind
 
 SHORT = {"n": "n_tokens", "t": "temperature", "o": "out"}
 

@@ -12,8 +12,8 @@ from file_server import FileServer
 from helpers import BUNDLED, MODELS, ROOT, error_line
 
 import gpt2
+from cli.terminal import run_command_line
 from gpt2 import generate
-from runtime.terminal import run_command_line
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
 COMMAND = f'"{sys.executable}" gpt2.py'
@@ -332,7 +332,7 @@ def test_ctrl_c_during_a_download_ends_quietly(tmp_path):
 
 def test_importing_gpt2_leaves_signals_and_the_hook_alone(run):
     program = ("import signal, sys; before = signal.getsignal(signal.SIGINT), sys.excepthook; import gpt2, utils, "
-               "runtime.terminal; assert before == (signal.getsignal(signal.SIGINT), sys.excepthook)")
+               "cli.terminal; assert before == (signal.getsignal(signal.SIGINT), sys.excepthook)")
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 

@@ -20,11 +20,11 @@ from file_server import FileServer, RawServer
 from helpers import DATA as TEST_DATA
 from helpers import MODELS, ROOT, wait_for
 
-import runtime.download
-import runtime.lock
+import model_files.download
+import model_files.lock
 import utils
-from runtime.download import ATTEMPTS, CHUNK
-from runtime.official_files import CHECKS
+from model_files.download import ATTEMPTS, CHUNK
+from model_files.official_files import CHECKS
 from utils import (
     DATA_FILE,
     FILES,
@@ -61,7 +61,7 @@ def use_server(monkeypatch, url, files):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("GPT2_BASE_URL", url)
     monkeypatch.setattr(utils, "SHA256", sha256(files))
-    monkeypatch.setattr(runtime.download, "BACKOFF", 0.001)
+    monkeypatch.setattr(model_files.download, "BACKOFF", 0.001)
 
 
 def serve(monkeypatch, files, certificate=None):
@@ -122,9 +122,9 @@ def retries(capsys):
 
 def start(folder, first="pass"):
     """A process of its own that downloads into `folder`; `first` is what it does before."""
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils, runtime.terminal; {first}; "
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils, cli.terminal; {first}; "
                f"utils.SHA256 = {sha256(contents())!r}; "
-               f"runtime.terminal.run_command_line(lambda: utils.download_gpt2_files('355M', {str(folder)!r}))")
+               f"cli.terminal.run_command_line(lambda: utils.download_gpt2_files('355M', {str(folder)!r}))")
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -155,8 +155,8 @@ def test_base_url_is_openais_or_from_the_environment(server, tmp_path, monkeypat
 def test_program_downloads_converts_and_runs_a_model(monkeypatch, tmp_path, shakespeare):
     files = {name: (MODELS / "shakespeare" / name).read_bytes() for name in FILES if name != "model.ckpt.meta"}
     files["model.ckpt.meta"] = b"\na graph, which nothing reads"
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gpt2, utils, runtime.terminal; "
-               f"utils.SHA256 = {sha256(files)!r}; runtime.terminal.run_command_line(gpt2.main)")
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gpt2, utils, cli.terminal; "
+               f"utils.SHA256 = {sha256(files)!r}; cli.terminal.run_command_line(gpt2.main)")
     arguments = [sys.executable, "-c", program, "ROMEO:", "5", "--model_size", "355M", "--models_dir", str(tmp_path)]
     with serve(monkeypatch, files) as server:
         first, again = (subprocess.run(arguments, capture_output=True, text=True, timeout=100) for _ in range(2))
@@ -202,7 +202,7 @@ def test_progress_resets_the_count_of_tries(server, tmp_path):
 
 @pytest.mark.parametrize("kind", ["cut", "reset", "hang"])
 def test_connection_that_breaks_after_every_16_000_bytes(server, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(runtime.download, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(model_files.download, "READ_TIMEOUT", 0.05)
     server.faults[DATA] = [(kind, 16_000)] * 18
     download(tmp_path)
     assert requests_of(server) == [None, *[f"bytes={n}-" for n in range(16_000, LENGTH, 16_000)]]
@@ -231,7 +231,7 @@ def test_what_a_kill_leaves_at_any_line_is_completed_by_the_next_run(server, tmp
         return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
     def trace(frame, event, argument):
-        if frame.f_code.co_filename != runtime.download.__file__:
+        if frame.f_code.co_filename != model_files.download.__file__:
             return None
         if not states or state() != states[-1]:
             states.append(state())
@@ -286,11 +286,11 @@ def test_partial_file_of_another_version_is_not_resumed(server, tmp_path, new, e
     server.faults[DATA] = [("cut", 98_304), *["reset"] * ATTEMPTS]
     url, path = f"{server.url}/{DATA}", tmp_path / DATA_FILE
     with pytest.raises(ConnectionError):
-        runtime.download.download(url, path)
+        model_files.download.download(url, path)
     assert partial_of(tmp_path).stat().st_size == 98_304
     server.faults[DATA], server.files[DATA] = [], new
     server.headers.clear()
-    runtime.download.download(url, path)
+    model_files.download.download(url, path)
     assert_complete(tmp_path, {DATA_FILE: new})
     assert requests_of(server)[-2:] == ["bytes=98304-", None]
 
@@ -346,7 +346,7 @@ def test_gives_up_and_keeps_the_partial_file(server, tmp_path):
 
 @pytest.mark.parametrize("where", [0, 196_608])
 def test_silent_server_is_asked_again(server, tmp_path, monkeypatch, capsys, where):
-    monkeypatch.setattr(runtime.download, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(model_files.download, "READ_TIMEOUT", 0.3)
     server.faults[DATA] = [("hang", where)]
     download(tmp_path)
     assert requests_of(server) == [None, f"bytes={where}-" if where else None]
@@ -355,7 +355,7 @@ def test_silent_server_is_asked_again(server, tmp_path, monkeypatch, capsys, whe
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how a full queue of connections behaves differs")
 def test_server_that_never_accepts(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime.download, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(model_files.download, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
         address = listening.getsockname()
         waiting = []
@@ -713,7 +713,7 @@ def test_body_of_a_redirect_is_not_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_heeded(server, tmp_path, monkeypatch, seconds, waited, status):
     waits = []
-    monkeypatch.setattr(runtime.download, "time", types.SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(model_files.download, "time", types.SimpleNamespace(sleep=waits.append))
     server.faults["355M/checkpoint"] = [status]
     server.headers["Retry-After"] = seconds
     download(tmp_path)
@@ -852,11 +852,11 @@ def test_too_little_disk_space_is_reported_before_the_first_byte(server, tmp_pat
     url, path = f"{server.url}/{DATA}", tmp_path / DATA_FILE
     server.headers["Content-Length"] = str(10**18)
     with pytest.raises(OSError, match=f"{tmp_path}: .*/{DATA} needs 1,000,000,000,000,000,000 bytes, only .* are free"):
-        runtime.download.download(url, path, max_length=10**18)
+        model_files.download.download(url, path, max_length=10**18)
     assert not list(tmp_path.iterdir())
     server.headers.clear()
     fail_and_keep(server, tmp_path)
-    monkeypatch.setattr(runtime.download.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=201_695))
+    monkeypatch.setattr(model_files.download.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=201_695))
     with pytest.raises(OSError, match=f"{DATA} needs 201,696 bytes, only 201,695 are free"):  # the rest of it
         download_gpt2_files("355M", tmp_path)
     assert partial_of(tmp_path).stat().st_size == 98_304
@@ -876,7 +876,7 @@ def test_disk_that_fills_up(server, tmp_path):
                                       "http://" + "a" * 70 + ".invalid/models", "http://127.0.0.1:99999/models"])
 def test_malformed_base_url(tmp_path, monkeypatch, base_url):
     monkeypatch.setenv("GPT2_BASE_URL", base_url)
-    monkeypatch.setattr(runtime.download, "BACKOFF", 0.001)
+    monkeypatch.setattr(model_files.download, "BACKOFF", 0.001)
     with pytest.raises(OSError, match="355M/checkpoint"):
         download_gpt2_files("355M", tmp_path)
 
@@ -921,7 +921,7 @@ def test_what_others_put_in_place_of_partial_files_is_not_opened(server, tmp_pat
 def test_partial_file_that_is_swapped_at_the_last_moment_is_not_opened(tmp_path, put):
     (tmp_path / "mine").write_text("mine")
     put(tmp_path / "mine", tmp_path / "file.part")
-    partial = runtime.download.Partial(tmp_path / "file")
+    partial = model_files.download.Partial(tmp_path / "file")
     with pytest.raises(OSError):
         partial.append()
     with pytest.raises(OSError):
@@ -947,7 +947,7 @@ def test_simultaneous_processes_download_each_file_once(server, tmp_path, n):
 
 
 def test_waiting_for_another_process_is_announced(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runtime.lock, "SILENT_WAIT", 0.05)
+    monkeypatch.setattr(model_files.lock, "SILENT_WAIT", 0.05)
     server.faults[DATA] = [("hang", 98_304)]
     process = start(tmp_path)
     wait_for(lambda: partial_of(tmp_path).exists())

@@ -7,8 +7,8 @@ from helpers import MODELS, Model, random_model, read_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generation.kv_cache import KVCache
 from gpt2 import attention, causal_mask, ffn, gelu, generate, gpt2, layer_norm, linear, mha, softmax
-from runtime.cache import KVCache
 from utils import load_encoder_hparams_and_params, missing_files
 
 PROMPTS = ["ROMEO:", "To be, or not to be", "", "안녕 🤖",

@@ -9,12 +9,12 @@ import time
 import pytest
 from helpers import ROOT, in_threads, wait_for
 
-import runtime.lock
-from runtime.lock import locked
+import model_files.lock
+from model_files.lock import locked
 
 
 def test_one_at_a_time_and_the_wait_is_announced(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runtime.lock, "SILENT_WAIT", 0.05)
+    monkeypatch.setattr(model_files.lock, "SILENT_WAIT", 0.05)
     order = []
 
     def second():
@@ -35,7 +35,7 @@ def test_one_at_a_time_and_the_wait_is_announced(tmp_path, capsys, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
 def test_a_killed_process_leaves_no_lock(tmp_path):
     program = (f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; "
-               "from runtime.lock import locked\nwith locked(Path(sys.argv[1])): print('held', flush=True); "
+               "from model_files.lock import locked\nwith locked(Path(sys.argv[1])): print('held', flush=True); "
                "time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     with process.stdout:
@@ -92,7 +92,7 @@ def test_many_that_make_and_remove_the_folder_keep_apart(tmp_path):
 
 
 def test_who_waited_for_a_folder_that_is_removed_makes_it_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runtime.lock, "SILENT_WAIT", 0.05)
+    monkeypatch.setattr(model_files.lock, "SILENT_WAIT", 0.05)
     folder, saw = tmp_path / "models" / "124M", []
 
     def second():

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from helpers import ROOT, error_line, wait_for
 
+from generation.sampling import seed_of
 from gpt2 import generate_batch
 from lens import score
-from runtime.sampling import seed_of
 
 needed = ("dask", "distributed", "pyarrow", "pandas")
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -217,7 +217,7 @@ def test_files_of_a_pattern_are_one_table_in_order(batch, tmp_path, workers):
 ])
 def test_what_is_wrong_is_said_before_any_work(tmp_path, monkeypatch, name, content, arguments, status, message):
     import batch
-    from runtime.terminal import run_command_line
+    from cli.terminal import run_command_line
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("many_texts.cluster.connected", None)  # nothing is started
@@ -226,7 +226,7 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path, monkeypatch, name, cont
     defaults = {"--out": "out.jsonl", "--model_size": "shakespeare"}
     options = [part for pair in defaults.items() if pair[0] not in arguments for part in pair]
     said = []
-    monkeypatch.setattr("runtime.terminal.notice", lambda text: said.append(str(text)))
+    monkeypatch.setattr("cli.terminal.notice", lambda text: said.append(str(text)))
     with pytest.raises(SystemExit) as exit:
         run_command_line(batch.COMMANDS, ["score", name, *options, *arguments])
     assert exit.value.code == status and len(said) == 1, said

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from runtime.sampling import Sampling
+from generation.sampling import Sampling
 
 
 def drawn(logits, n=2000, **options):

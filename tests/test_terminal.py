@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import startup, terminal
-from runtime.arguments import CommandLineError
+from cli import startup, terminal
+from cli.arguments import CommandLineError
 
 
 def exit_status(function, *arguments):

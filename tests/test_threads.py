@@ -12,8 +12,8 @@ import threadpoolctl
 from helpers import ROOT, in_threads, random_model, read_json, wait_for
 
 import gpt2 as gpt2_module
-from runtime import threads
-from runtime.cache import KVCache
+from backend import threads
+from generation.kv_cache import KVCache
 
 MODEL, LONG = random_model(n_embd=64), np.random.default_rng(1).integers(0, 211, 600)
 WHOLE = MODEL.forward(LONG, hook=lambda name, x: None)  # with a hook, the whole text goes through each layer at once
@@ -89,7 +89,7 @@ class Watched(np.ndarray):
 @pytest.mark.parametrize("order", ["F", "C"])
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_no_product_of_two_transposed_matrices(use, n, order):
-    """In threads, OpenBLAS computes it wrong: see `runtime.machine.untransposed`."""
+    """In threads, OpenBLAS computes it wrong: see `backend.products.untransposed`."""
     def watched(x):
         if isinstance(x, np.ndarray):
             return np.array(x, order=order).view(Watched)
@@ -282,7 +282,7 @@ import os, sys
 sys.path[:0] = ["tests", "."]
 import numpy as np
 from helpers import random_model
-from runtime import threads
+from backend import threads
 threads.n_cores = lambda: 3
 model, ids = random_model(n_embd=64), list(range(200)) * 3
 expected, limit = model.forward(ids), threads.blas.allowed()
@@ -337,7 +337,7 @@ def test_a_busy_process_is_seen():
 
 @pytest.mark.parametrize("variable", ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"])
 def test_the_environment_bounds_the_number_of_cores(variable):
-    script = "from runtime import threads; print(threads.n_cores())"
+    script = "from backend import threads; print(threads.n_cores())"
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**environment, variable: "1"},
                             capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from helpers import DATA, ROOT, SIZES, in_threads, make_model
 
-import runtime.checkpoint
-import runtime.weights
+import model_files.tf_checkpoint
+import model_files.weights
 import utils
 from utils import (
     available_models,
@@ -190,13 +190,13 @@ def test_a_conversion_that_fails_leaves_the_copy_that_is_there(folder, failure, 
 
 
 def test_a_checkpoint_that_changes_during_its_conversion(folder, monkeypatch, capsys):
-    read_tensors = runtime.checkpoint.read_tensors
+    read_tensors = model_files.tf_checkpoint.read_tensors
 
     def read_while_it_changes(*arguments):
         yield from read_tensors(*arguments)
         change_checkpoint(folder)
 
-    monkeypatch.setattr(runtime.checkpoint, "read_tensors", read_while_it_changes)
+    monkeypatch.setattr(model_files.tf_checkpoint, "read_tensors", read_while_it_changes)
     load(folder)
     assert "cannot be kept" in capsys.readouterr().err and not converted(folder)
     monkeypatch.undo()
@@ -234,7 +234,7 @@ def test_a_copy_with_any_damage_to_its_head_is_made_again(folder, capsys):
             data[at] ^= change
             path.unlink()
             path.write_bytes(data)
-            assert runtime.weights.mapped(path, shapes) is None
+            assert model_files.weights.mapped(path, shapes) is None
     for data in (b"PK\x03\x04" + good, b"PK\x05\x06" + bytes(18), b"\x80\x04N.", good[:128], good[:-1],
                  good.replace(b"(", b"(1,", 1), good.replace(b"shape': (", b"shape': (9999999999999999999999", 1)):
         path.unlink()
@@ -416,9 +416,9 @@ def test_eight_processes_share_the_weights(tmp_path):
                        ("model.ckpt.index", "as good as any")):
         (tmp_path / name).write_text(text)
     shapes = parameter_shapes(sizes)
-    weights = np.random.default_rng(0).standard_normal(runtime.weights.n_weights(shapes), dtype=np.float32)
+    weights = np.random.default_rng(0).standard_normal(model_files.weights.n_weights(shapes), dtype=np.float32)
     weights *= 0.02
-    np.save(runtime.weights.converted_file(tmp_path, tmp_path / "model.ckpt.index", shapes), weights)
+    np.save(model_files.weights.converted_file(tmp_path, tmp_path / "model.ckpt.index", shapes), weights)
     program = ("from utils import *; from gpt2 import generate; hparams = load_hparams(sys.argv[1]); "
                "params = load_params(sys.argv[1], hparams); "
                "print(generate([1, 2, 3], params, hparams['n_head'], 5), flush=True); sys.stdin.read()")

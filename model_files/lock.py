@@ -2,7 +2,7 @@
 import contextlib
 import errno
 
-from runtime.terminal import notice
+from cli.terminal import notice
 
 SILENT_WAIT = 1  # seconds that another process may hold the lock before the wait is announced
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.quiet import quiet
+from model_files.quiet import quiet
 
 
 def latest_checkpoint(model_dir):

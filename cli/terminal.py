@@ -3,12 +3,12 @@
 How a program uses it (`arguments` says how signature and docstring become options and help):
 
     if __name__ == "__main__":
-        from runtime.startup import guard_imports
+        from cli.startup import guard_imports
 
         guard_imports()  # Ctrl-C or a missing package ends the program without a traceback
 
     import numpy as np
-    from runtime.terminal import run_command_line
+    from cli.terminal import run_command_line
 
     def main(prompt: str | None = None, n_tokens_to_generate: int = 40, *, temperature: float = 0):
         '''Continue a text.
@@ -36,8 +36,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
-from runtime.arguments import CommandLineError, Component, bind, stdin_has_text, unread_bytes
-from runtime.startup import INTERRUPTED, end_line_of_terminal, exit_interrupted, one_line
+from cli.arguments import CommandLineError, Component, bind, stdin_has_text, unread_bytes
+from cli.startup import INTERRUPTED, end_line_of_terminal, exit_interrupted, one_line
 
 
 def notice(text: object) -> None:

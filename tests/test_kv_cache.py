@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from helpers import random_model
 
-from runtime.cache import KVCache
+from generation.kv_cache import KVCache
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_ctx": 40, "n_embd": 32}
 

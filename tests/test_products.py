@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
+from backend import products as machine
+from backend import threads
 from gpt2 import attention, causal_mask
-from runtime import machine, threads
 
 
 @pytest.mark.parametrize("n_threads, small_products", [(0, False), (1, False), (1, True), (3, False), (3, True)])

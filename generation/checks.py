@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.cache import KVCache
+from generation.kv_cache import KVCache
 
 
 def check_ids(ids: Sequence[int] | np.ndarray, n_vocab: int) -> np.ndarray:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from backend.products import matmul
 from gpt2 import gpt2_side_by_side
-from runtime.machine import matmul
 
 MAX_ROWS = 512  # of a pass: many short texts, or one long one
 MAX_LOGITS = 128  # rows of logits at a time: one of the 124M takes 200 KB

@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 
-from runtime.lock import locked
-from runtime.terminal import notice
+from cli.terminal import notice
+from model_files.lock import locked
 
 
 def load(model_dir, index, shapes, read):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.sampling import Sampling
+from generation.sampling import Sampling
 
 MAX_ROWS = 1024  # of a pass: what its intermediate arrays take stays below some 30 MB at the 124M's width
 

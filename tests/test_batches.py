@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from helpers import random_model
 
+from generation.kv_cache import KVCache
+from generation.prompt_lookup import rounding
+from generation.sampling import Sampling, seed_of
 from gpt2 import generate_batch
-from inside.log_probs import log_probs
 from lens import score
-from runtime.batch import Continuation, running
-from runtime.cache import KVCache
-from runtime.lookup import rounding
-from runtime.sampling import Sampling, seed_of
+from many_texts.log_probs import log_probs
+from many_texts.side_by_side import Continuation, running
 
 PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n",
            "To be, or not to be"]

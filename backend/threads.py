@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.cache import KVCache, LayerCache
+from generation.kv_cache import KVCache, LayerCache
 
 FEW, LONG = 64, 256  # up to so many rows, panels are faster than the BLAS on two cores; from so many on, chunks are
 LEAST, MOST = 64, 256  # rows of a chunk: fewer multiply slowly, more need more memory

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import DATA, MODELS, ROOT, in_threads, make_model
 
-from runtime.checkpoint import latest_checkpoint
+from model_files.tf_checkpoint import latest_checkpoint
 from utils import load_encoder_hparams_and_params, load_gpt2_params_from_tf_ckpt, load_hparams
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")

@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 
-from runtime.hooks import no_hook
-from runtime.threads import FEW, blas, n_threads, share
+from backend.threads import FEW, blas, n_threads, share
+from generation.hooks import no_hook
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
@@ -28,8 +28,8 @@ def keep_freed_memory():
 def matmul(x, w):
     """x @ w, [n_seq, n_in] @ [n_in, n_out], fast for few rows too.
 
-    It is computed as (w.T @ x.T).T: the weights are stored column by column (`runtime.weights`), so w.T is what lies in
-    memory row after row. Where the pass has threads of its own, they share out the rows of w.T.
+    It is computed as (w.T @ x.T).T: the weights are stored column by column (`model_files.weights`), so w.T is what lies
+    in memory row after row. Where the pass has threads of its own, they share out the rows of w.T.
     """
     n_seq, n_out = len(x), w.shape[1]
     if n_threads() == 0 and 8 < n_seq < 16:  # the BLAS takes 16 at once: a prompt of 10 tokens takes 11% less time

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
-from runtime.terminal import notice
+from cli.terminal import notice
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
 ATTEMPTS, BACKOFF = 5, 1.0  # tries in a row without progress; seconds before the second, doubled for each further one

@@ -4,7 +4,7 @@ import pytest
 from helpers import random_model
 
 import gpt2 as program
-from runtime.lookup import accepted, look_up, to_bytes
+from generation.prompt_lookup import accepted, look_up, to_bytes
 
 
 @pytest.mark.parametrize("history, n_match, guess", [
@@ -69,6 +69,7 @@ def test_lookup_changes_no_id_in_exact_ties():
 
 
 def test_sampling_and_hooks_do_not_guess(shakespeare, monkeypatch):
-    monkeypatch.setattr("runtime.lookup.look_up", lambda history, n_match, n_guess: pytest.fail() if n_guess else [])
+    monkeypatch.setattr("generation.prompt_lookup.look_up",
+                        lambda history, n_match, n_guess: pytest.fail() if n_guess else [])
     shakespeare.generate([5] * 9, 5, temperature=1)
     shakespeare.generate([5] * 9, 5, hook=lambda name, x: None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.lookup import near_tie, rounding
+from generation.prompt_lookup import near_tie, rounding
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The command line: arguments, start-up, text in and out, tables."""

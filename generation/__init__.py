@@ -1,0 +1,1 @@
+"""What generation needs beside the model: kv cache, sampling, prompt lookup, hooks, what is refused."""

@@ -1,0 +1,1 @@
+"""A model's files: download them, read checkpoints, keep converted weights."""
