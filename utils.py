@@ -6,11 +6,15 @@ downloads it where it is an official one that is not there yet, and reads it.
 
 Reading the checkpoint needs TensorFlow, which takes seconds to import; so the weights are kept beside it as one plain
 NumPy file, which later runs map into memory in a millisecond (`model_files/weights.py`).
+
+What people should know meanwhile (a download, a conversion, a wait) is logged as a warning, which Python's `logging`
+prints to stderr as a plain line, unless it is told otherwise.
 """
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
 import re
@@ -20,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from cli.terminal import notice
 from encoder import Encoder, get_encoder
 from model_files import tf_checkpoint as checkpoint
 from model_files import weights
 from model_files.download import download, without_password
 from model_files.lock import locked
 from model_files.official_files import CHECKS
+
+logger = logging.getLogger(__name__)
 
 MODELS_DIR = Path(__file__).resolve().parent / "models"  # wherever the program is started from
 DEFAULT_MODEL, BUNDLED_MODEL = "124M", "shakespeare"
@@ -73,7 +78,7 @@ def download_gpt2_files(model_size, model_dir):
     with locked(model_dir):
         missing = [name for name in FILES if not (model_dir / name).exists()]
         if missing:
-            notice(f"downloading {model_size} from {without_password(base_url)} to {model_dir}")
+            logger.warning(f"downloading {model_size} from {without_password(base_url)} to {model_dir}")
         for name in missing:
             n_bytes, max_bytes = None, 2**24
             if name == DATA_FILE:  # float32, and nothing but the weights
@@ -111,10 +116,10 @@ def load_encoder_hparams_and_params(
     model_dir = find_model(DEFAULT_MODEL if model_size is None else model_size, models_dir)
     missing = missing_files(model_dir)
     if models_dir is not None and not Path(models_dir).is_dir() and model_dir.parent == MODELS_DIR:
-        notice(f"the folder {models_dir} does not exist: using the bundled model in {MODELS_DIR}")
+        logger.warning(f"the folder {models_dir} does not exist: using the bundled model in {MODELS_DIR}")
     if missing and model_dir.name in MODEL_SIZES:
         if not model_dir.parent.is_dir():
-            notice(f"the folder {model_dir.parent} does not exist: making it for the {model_dir.name} model")
+            logger.warning(f"the folder {model_dir.parent} does not exist: making it for the {model_dir.name} model")
         try:
             download_gpt2_files(model_dir.name, model_dir)
         except OSError as error:
@@ -123,8 +128,8 @@ def load_encoder_hparams_and_params(
                 raise ConnectionError(f"{error}; the model {BUNDLED_MODEL} needs no network") from None
             if model_size is not None or not offline:
                 raise
-            notice(f"the {DEFAULT_MODEL} model is not in {model_dir.parent} and could not be downloaded ({error}): "
-                   f"using the small bundled model instead, as --model_size {BUNDLED_MODEL} does")
+            logger.warning(f"the {DEFAULT_MODEL} model is not in {model_dir.parent} and could not be downloaded "
+                           f"({error}): using the small bundled model, {BUNDLED_MODEL}, instead")
             model_dir = MODELS_DIR / BUNDLED_MODEL
         missing = missing_files(model_dir)
     if missing:

@@ -6,6 +6,7 @@ failure that may pass, verifies the whole file and only then gives it its name.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
-from cli.terminal import notice
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
 ATTEMPTS, BACKOFF = 5, 1.0  # tries in a row without progress; seconds before the second, doubled for each further one
@@ -160,7 +161,7 @@ def _fetch(url, partial, length, max_length):
             if tries >= ATTEMPTS:
                 raise ConnectionError(f"{where}: gave up after {ATTEMPTS} tries: {failure}; {KEPT}") from None
             delay = max(BACKOFF * 2 ** (tries - 1), failure.retry_after)
-            notice(f"{partial.path.stem}: {failure}; trying again in {delay:g} s")
+            logger.warning(f"{partial.path.stem}: {failure}; trying again in {delay:g} s")
             time.sleep(delay)
 
 
@@ -314,7 +315,7 @@ def _check_room(url, path, n_bytes):
     free = shutil.disk_usage(path.parent).free
     if n_bytes > free:
         raise OSError(f"{path.parent}: {without_password(url)} needs {n_bytes:,} bytes, only {free:,} are free on this "
-                      "disk; make room or choose another --models_dir")
+                      "disk; make room or choose another models_dir")
 
 
 # --- write --------------------------------------------------------------------------------------

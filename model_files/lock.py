@@ -1,8 +1,9 @@
 """A lock on a folder, among processes."""
 import contextlib
 import errno
+import logging
 
-from cli.terminal import notice
+logger = logging.getLogger(__name__)
 
 SILENT_WAIT = 1  # seconds that another process may hold the lock before the wait is announced
 
@@ -22,7 +23,7 @@ def locked(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=timeout)
         except Timeout:
-            notice(f"waiting for another process that is using {folder} ...")
+            logger.warning(f"waiting for another process that is using {folder} ...")
             timeout = -1
         except (FileNotFoundError, FileExistsError):  # another process has just removed a folder that it had made
             tries -= 1
@@ -30,7 +31,7 @@ def locked(folder):
                 raise
         except NotImplementedError:  # some network file systems
             raise OSError(f"{folder} is on a file system without locks, which keep processes apart: choose another "
-                          "--models_dir") from None
+                          "models_dir") from None
         except OSError as error:
             if error.errno == errno.ELOOP:  # filelock follows no link: whoever made it would choose what is opened
                 raise OSError(f"{folder / '.lock'} is a symbolic link: remove it") from None

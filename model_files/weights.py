@@ -2,14 +2,16 @@
 import contextlib
 import hashlib
 import io
+import logging
 import mmap
 import os
 import re
 
 import numpy as np
 
-from cli.terminal import notice
 from model_files.lock import locked
+
+logger = logging.getLogger(__name__)
 
 
 def load(model_dir, index, shapes, read):
@@ -34,12 +36,12 @@ def load(model_dir, index, shapes, read):
             with locked(model_dir):
                 tensors = find(model_dir, index, shapes)  # another process may have converted it meanwhile
                 if tensors is None:
-                    notice(f"converting {model_dir} to NumPy, once ...")
+                    logger.warning(f"converting {model_dir} to NumPy, once ...")
                     convert(model_dir, index, shapes, checkpoint)
                     tensors = find(model_dir, index, shapes)
         except OSError as error:
-            notice(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading the "
-                   "checkpoint itself")
+            logger.warning(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading "
+                           "the checkpoint itself")
     return ordered(read()) if tensors is None else tensors
 
 

@@ -248,6 +248,13 @@ def test_a_copy_with_any_damage_to_its_head_is_made_again(folder, capsys):
     assert "converting" in capsys.readouterr().err and path.read_bytes() == good
 
 
+def test_notices_are_logged_and_no_terminal_is_needed(folder):
+    program = ("from utils import *; logging.getLogger('model_files').setLevel('ERROR'); "
+               "load_params(sys.argv[1], load_hparams(sys.argv[1])); print('cli' in sys.modules)")
+    process = start(program, folder)
+    assert process.communicate(timeout=100) == ("False\n", "") and len(converted(folder)) == 1
+
+
 # --- what else may lie in the folder ------------------------------------------------------------
 
 
