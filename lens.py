@@ -26,6 +26,8 @@ if __name__ == "__main__":
 
     guard_imports()  # Ctrl-C or a missing package ends the program without a traceback
 
+from collections.abc import Callable
+
 from cli.terminal import run_command_line
 from inside.ablation import Ablation, ablation, plot_ablation, show_ablation  # noqa: F401
 from inside.attention import Attention, attention, plot_attention, show_attention  # noqa: F401
@@ -41,7 +43,7 @@ from inside.patching import Patching, patching, plot_patching, show_patching  # 
 from inside.score import Score, plot_score, score, show_score  # noqa: F401
 from inside.tokens import Tokens, plot_tokens, show_tokens, tokens, visible  # noqa: F401
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., object]] = {
     "next_tokens": show_next_tokens,
     "score": show_score,
     "attention": show_attention,

@@ -27,6 +27,13 @@ from collections.abc import Callable
 
 Component = Callable[..., object] | dict[str, Callable[..., object]]
 
+COMMON = {  # parameters that mean the same in several programs; a function's docstring goes before
+    "text": "the text; without it, what is piped into stdin; an empty one begins a new text",
+    "out": "a file for the picture, .png, .pdf or .svg",
+    "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir",
+    "models_dir": "the folder of models, into which official ones are downloaded; by default models/ beside gpt2.py",
+}
+
 TRUTH = {"true": True, "True": True, "false": False, "False": False}
 
 
@@ -141,7 +148,7 @@ def _options(function, short):
     """The options of a function: dict {name: _Option}, in the order of its parameters."""
     annotations = typing.get_type_hints(function)  # also where `from __future__ import annotations` made them strings
     letters = {name: letter for letter, name in short.items()}
-    descriptions = _docstring(function)[1]
+    descriptions = COMMON | _docstring(function)[1]
     options = {}
     for name, parameter in inspect.signature(function).parameters.items():
         has_default = parameter.default not in (None, parameter.empty)

@@ -147,12 +147,21 @@ def read_stdin(max_bytes: int | None = None) -> str:
     data = sys.stdin.buffer.read(-1 if max_bytes is None else max_bytes + line_end + 1)
     if max_bytes is not None and len(data) > max_bytes + line_end:
         raise _too_long(max_bytes)
+    return _decoded(data, "stdin").removesuffix("\n").removesuffix("\r")
+
+
+def read_file(path: str | os.PathLike) -> str:
+    """The text of a file, whole. ValueError if it is not UTF-8."""
+    with open(path, "rb") as file:
+        return _decoded(file.read(), path)
+
+
+def _decoded(data, source):
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"stdin is not UTF-8 text: byte 0x{data[error.start]:02X} at {error.start}; convert it first, "
-                         "for instance with iconv") from None
-    return text.removesuffix("\n").removesuffix("\r")
+        raise ValueError(f"{source} is not UTF-8 text: byte 0x{data[error.start]:02X} at {error.start}; "
+                         "convert it first, for instance with iconv") from None
 
 
 def _too_long(max_bytes):

@@ -4,12 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from inside.command import Table, command
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
+from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import mean, sweep, zero
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
 from inside.result import titled, with_title
 from inside.tokens import one_token, pieces_of, quote, tokens
+from utils import load_encoder_hparams_and_params
 
 KINDS = {"z": "head", "attn_out": "attention", "mlp_out": "feed-forward network"}
 
@@ -84,4 +87,20 @@ def plot_ablation(result, ax=None):
                      "change of the log-probability", result.title)
 
 
-show_ablation = command(ablation, table_ablation, plot_ablation)
+def show_ablation(text: str | None = None, answer: str | None = None, what: str = "z", by: str = "zero", *,
+                  out: str | None = None, model_size: str | None = None, models_dir: str | None = None) -> None:
+    """What the answer's log-probability at the end of a text loses or gains as each head is taken out.
+
+    Args:
+        answer: the token whose log-probability is watched: its text, as " C" with its space, or its id, as "#417".
+        what: z takes out each head; attn_out or mlp_out each layer's attention or feed-forward network.
+        by: zero puts zeros in the place of the output, mean its mean over the positions of the text.
+    """
+    check_out(out)
+    answer = given(answer, "answer")
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = read_text(text, model)
+    with argument_errors():
+        result = ablation(text, model, answer, what, by)
+    print_tables(table_ablation(result))
+    save_picture(plot_ablation, result, out)

@@ -5,14 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from generation.checks import check_whole
 from gpt2 import gpt2
-from inside.command import Table, command
+from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import LINE, MASKED, colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -111,4 +114,20 @@ def plot_attention(result, ax=None):
     return ax
 
 
-show_attention = command(attention, table_attention, plot_attention)
+def show_attention(text: str | None = None, layer: int = 0, head: int | None = None, *, k: int = 3,
+                   out: str | None = None, model_size: str | None = None, models_dir: str | None = None) -> None:
+    """Where the heads of a layer look: for each token, how much attention it pays to itself and those before it.
+
+    Args:
+        layer: which layer, from 0.
+        head: which head, from 0; without it, all heads of the layer.
+        k: with one head, how many tokens to list for each token; with all heads, only the first is listed.
+    """
+    check_out(out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = read_text(text, model)
+    with argument_errors():
+        result = attention(text, model, layer, head)
+        table = table_attention(result, k=k)
+    print_tables(table)
+    save_picture(plot_attention, result, out)

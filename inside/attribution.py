@@ -4,13 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from gpt2 import gpt2
-from inside.command import Table, command
+from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import one_token, pieces_of, quote, tokens
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -100,4 +103,21 @@ def plot_attribution(result, ax=None, most: int = 40):
     return bars(ax, names, values, [f"{value:+.2f}" for value in values], "adds to the logit", "part", result.title)
 
 
-show_attribution = command(attribution, table_attribution, plot_attribution)
+def show_attribution(text: str | None = None, answer: str | None = None, wrong: str | None = None,
+                     heads: bool = False, *, out: str | None = None, model_size: str | None = None,
+                     models_dir: str | None = None) -> None:
+    """How much each part of the model adds directly to an answer's logit, at the end of a text.
+
+    Args:
+        answer: the token whose logit is explained: its text, as " C" with its space, or its id, as "#417".
+        wrong: another token: what is explained is then the answer's logit minus this one's.
+        heads: split attention into its heads and its bias.
+    """
+    check_out(out)
+    answer = given(answer, "answer")
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = read_text(text, model)
+    with argument_errors():
+        result = attribution(text, model, answer, wrong, heads)
+    print_tables(table_attribution(result))
+    save_picture(plot_attribution, result, out)

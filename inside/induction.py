@@ -3,13 +3,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from generation.checks import check_whole
 from gpt2 import gpt2
-from inside.command import Table, command
+from inside.command import check_out, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import plot_grids
 from inside.result import titled, with_title
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -72,4 +75,17 @@ def plot_induction(result, ax=None):
                       result.title)
 
 
-show_induction = command(induction, table_induction, plot_induction)
+def show_induction(n: int = 50, seed: int = 0, *, out: str | None = None, model_size: str | None = None,
+                   models_dir: str | None = None) -> None:
+    """Each head's induction score and previous-token score, on random tokens that come a second time.
+
+    Args:
+        n: how many random tokens, all different; with their repetition they must fit the context.
+        seed: of the random tokens, a whole number.
+    """
+    check_out(out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    with argument_errors():
+        result = induction(model, n, seed)
+    print_tables(table_induction(result))
+    save_picture(plot_induction, result, out)

@@ -4,14 +4,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from generation.checks import check_whole
 from gpt2 import gpt2, layer_norm, softmax
-from inside.command import Table, command
+from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import CHARACTER, LINE, colour_bar, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -100,4 +103,17 @@ def plot_logit_lens(result, ax=None):
     return ax
 
 
-show_logit_lens = command(logit_lens, table_logit_lens, plot_logit_lens)
+def show_logit_lens(text: str | None = None, k: int = 1, *, out: str | None = None, model_size: str | None = None,
+                    models_dir: str | None = None) -> None:
+    """What each layer would predict at each position if it were the last: the logit lens.
+
+    Args:
+        k: how many predictions for each layer and position.
+    """
+    check_out(out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = read_text(text, model)
+    with argument_errors():
+        result = logit_lens(text, model, k)
+    print_tables(table_logit_lens(result))
+    save_picture(plot_logit_lens, result, out)

@@ -4,12 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from generation.checks import check_ids, check_whole
-from inside.command import Table, command, read_text
+from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, tokens
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -105,16 +108,6 @@ def _term(word, model):
                      "embedding")
 
 
-def read_expression(text: str | None = None, model=None) -> str:
-    """The expression of a command.
-
-    Args:
-        text: a token, or terms with + or - and spaces between them, as "king - he + she"; a term in quotes is taken
-            as it stands, otherwise with a space before it where there is such a token; #464 is the token of that id.
-    """
-    return read_text(text, model)
-
-
 def table_neighbours(result) -> Table:
     """`Neighbours` as a table."""
     return Table("<>>", ["token", "id", "cosine"],
@@ -128,4 +121,20 @@ def plot_neighbours(result, ax=None):
                 "cosine similarity", "token", result.title)
 
 
-show_neighbours = command(neighbours, table_neighbours, plot_neighbours, read=read_expression)
+def show_neighbours(terms: str | None = None, k: int = 10, *, out: str | None = None, model_size: str | None = None,
+                    models_dir: str | None = None) -> None:
+    """The tokens whose embeddings are nearest to a token's, or to a sum and difference, as in king - he + she.
+
+    Args:
+        terms: a token, or several with + or - and spaces between them, as "king - he + she"; without them, what is
+            piped into stdin. A term in quotes is taken as it stands, otherwise with a space before it where there is
+            such a token; #464 is the token of that id.
+        k: how many tokens.
+    """
+    check_out(out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    terms = read_text(terms, model)
+    with argument_errors():
+        result = neighbours(terms, model, k)
+    print_tables(table_neighbours(result))
+    save_picture(plot_neighbours, result, out)

@@ -4,14 +4,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.sampling import Sampling
 from gpt2 import gpt2
-from inside.command import Table, command
+from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -65,4 +68,18 @@ def plot_next_tokens(result, ax=None):
                 "probability", "next token", result.title)
 
 
-show_next_tokens = command(next_tokens, table_next_tokens, plot_next_tokens)
+def show_next_tokens(text: str | None = None, k: int = 10, temperature: float = 1, *, out: str | None = None,
+                     model_size: str | None = None, models_dir: str | None = None) -> None:
+    """The tokens that are most likely to follow a text, with their probabilities.
+
+    Args:
+        k: how many tokens.
+        temperature: the logits are divided by it, as in sampling; 0 gives the likeliest token all the probability.
+    """
+    check_out(out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = read_text(text, model)
+    with argument_errors():
+        result = next_tokens(text, model, k, temperature)
+    print_tables(table_next_tokens(result))
+    save_picture(plot_next_tokens, result, out)

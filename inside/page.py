@@ -14,7 +14,7 @@ import numpy as np
 from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
 from gpt2 import gpt2
-from inside.command import read_text
+from inside.command import check_out, read_text
 from inside.interventions import compose, record, sweep, zero
 from inside.logit_lens import logit_lens
 from inside.model import check_model, model_name
@@ -174,25 +174,17 @@ def _policy(template):
 
 
 def show_page(text: str | None = None, k: int = 10, *, out: str = "page.html", model_size: str | None = None,
-              models_dir: str | None = None):
+              models_dir: str | None = None) -> None:
     """Write a page to explore a text: one file, which any browser opens from disk.
 
     Args:
-        text: the text; without it, what is piped into stdin; an empty one begins a new text.
         k: how many tokens to list as the likeliest, 1 to 50.
         out: the file to write, .html.
-        model_size: 124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
-        models_dir: the folder of models, into which official ones are downloaded; by default models/ beside gpt2.py.
     """
-    path = Path(out)
-    with argument_errors():
-        if path.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"--out {out}: the page's file must end in .html")
-        if not path.resolve().parent.is_dir():
-            raise FileNotFoundError(f"--out {out}: the folder {path.resolve().parent} does not exist")
+    check_out(out, "page")
     model = load_encoder_hparams_and_params(model_size, models_dir)
     text = read_text(text, model)
     with argument_errors():
         result = page(text, model, k)
-    result.save(path)
-    notice(f"the page is in {out} ({path.stat().st_size / 1e6:.2f} MB): open it in a browser")
+    result.save(out)
+    notice(f"the page is in {out} ({Path(out).stat().st_size / 1e6:.2f} MB): open it in a browser")

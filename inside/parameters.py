@@ -3,10 +3,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from inside.command import Table, command
+from cli.tables import Table, print_tables
+from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -77,4 +79,9 @@ def plot_parameters(result, ax=None):
     return ax
 
 
-show_parameters = command(parameters, table_parameters, plot_parameters)
+def show_parameters(*, out: str | None = None, model_size: str | None = None, models_dir: str | None = None) -> None:
+    """The number of parameters of each part of the model, added up over the layers."""
+    check_out(out)
+    result = parameters(load_encoder_hparams_and_params(model_size, models_dir))
+    print_tables(table_parameters(result))
+    save_picture(plot_parameters, result, out)

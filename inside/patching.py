@@ -4,13 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from gpt2 import gpt2
-from inside.command import Table, command
+from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import block_name, compose, patch, record, sweep
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
 from inside.result import titled, with_title
 from inside.tokens import one_token, pieces_of, quote, tokens
+from utils import load_encoder_hparams_and_params
 
 PLACES = ("resid_pre", "attn_out", "mlp_out", "z")
 
@@ -106,4 +109,24 @@ def plot_patching(result, ax=None):
     return plot_grid(result.grid, ax, tokens, "token: clean / corrupted", "0: corrupted, 1: clean", result.title)
 
 
-show_patching = command(patching, table_patching, plot_patching)
+def show_patching(clean: str | None = None, corrupted: str | None = None, answer: str | None = None,
+                  wrong: str | None = None, at: str = "resid_pre", *, out: str | None = None,
+                  model_size: str | None = None, models_dir: str | None = None) -> None:
+    """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
+
+    Args:
+        clean: the first text; without it, what is piped into stdin.
+        corrupted: the second text; it must have as many tokens.
+        answer: the clean text's answer, one token: its text, as " C" with its space, or its id, as "#417". The metric
+            is its logit at the end of the text.
+        wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
+        at: resid_pre, attn_out or mlp_out patch one position of one layer, z all positions of one head.
+    """
+    check_out(out)
+    corrupted, answer = given(corrupted, "corrupted"), given(answer, "answer")
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    clean = read_text(clean, model)
+    with argument_errors():
+        result = patching(clean, corrupted, model, answer, wrong, at)
+    print_tables(table_patching(result))
+    save_picture(plot_patching, result, out)

@@ -2,21 +2,23 @@
 import math
 import numbers
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli import terminal
 from cli.arguments import CommandLineError
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from generation.checks import check_whole
 from gpt2 import gpt2
-from inside.command import Table, command
+from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
 from many_texts.log_probs import log_prob_of, log_probs, windows
+from utils import load_encoder_hparams_and_params
 
 
 @titled
@@ -100,24 +102,6 @@ def _result(found, log_p, model):
                               f"{perplexity:,.1f} in {quote(found.ids, encoder)}")
 
 
-def read_text_or_file(text: str | None = None, model=None, file: str | None = None) -> str:
-    """The text to score.
-
-    Args:
-        text: the text; without it and without a file, what is piped into stdin.
-        file: a file of UTF-8 text to score instead.
-    """
-    if file is None:
-        return terminal.read_text(text)
-    if text is not None:
-        raise CommandLineError(f"score a text or a file, not both: got {text!r} and --file {file}")
-    try:
-        return Path(file).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: byte 0x{error.object[error.start]:02X} at {error.start}; "
-                         "convert it first, for instance with iconv") from None
-
-
 def table_score(result, *, each: bool | None = None) -> list[Table]:
     """`Score` as tables: the tokens, then the totals.
 
@@ -156,4 +140,24 @@ def plot_score(result, ax=None):
     return ax
 
 
-show_score = command(score, table_score, plot_score, read=read_text_or_file)
+def show_score(text: str | None = None, stride: int | None = None, *, file: str | None = None,
+               each: bool | None = None, out: str | None = None, model_size: str | None = None,
+               models_dir: str | None = None) -> None:
+    """How likely the model finds a text: the log-probability of each token, the total, bits per byte, perplexity.
+
+    Args:
+        text: the text; without it and without a file, what is piped into stdin.
+        stride: how many tokens lie between the starts of two windows of a text longer than the context; half of the
+            context if not given.
+        file: a file of UTF-8 text to score instead.
+        each: whether to list each token; without it, a text of up to 256 tokens is listed.
+    """
+    check_out(out)
+    if text is not None and file is not None:
+        raise CommandLineError(f"score a text or a file, not both: got {text!r} and --file {file}")
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = terminal.read_text(text) if file is None else terminal.read_file(file)
+    with argument_errors():
+        result = score(text, model, stride)
+    print_tables(table_score(result, each=each))
+    save_picture(plot_score, result, out)

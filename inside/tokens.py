@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cli.tables import Table, print_tables
+from cli.terminal import argument_errors
 from generation.checks import check_ids
-from inside.command import Table, command
+from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import legible, name_all, new_axes
 from inside.result import titled, with_title
+from utils import load_encoder_hparams_and_params
 
 VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥"}
 
@@ -159,4 +162,13 @@ def _rows(widths, n_columns):
     return places
 
 
-show_tokens = command(tokens, table_tokens, plot_tokens)
+def show_tokens(text: str | None = None, *, out: str | None = None, model_size: str | None = None,
+                models_dir: str | None = None) -> None:
+    """The tokens of a text: their ids and pieces."""
+    check_out(out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = read_text(text, model)
+    with argument_errors():
+        result = tokens(text, model)
+    print_tables(table_tokens(result))
+    save_picture(plot_tokens, result, out)

@@ -227,7 +227,7 @@ def test_help_of_commands(monkeypatch):
     text = help_of("tokens --help", COMMANDS)
     assert help_of("--help tokens", COMMANDS) == help_of("--out x.png tokens -h", COMMANDS) == text
     assert text.startswith("Usage: python lens.py tokens [TEXT] [K] [OUT] [OPTION]...\n\nThe pieces of a text.\n")
-    assert "  -k, --k N        (default: 1)\n  -o, --out TEXT\n" in text
+    assert "  -k, --k N        (default: 1)\n  -o, --out TEXT   a file for the picture" in text  # as in all commands
 
 
 @pytest.fixture

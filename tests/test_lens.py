@@ -8,8 +8,8 @@ import pytest
 from helpers import BUNDLED, MODELS, ROOT, TEXT, read_png
 
 import lens
+from cli.tables import Table, print_table
 from cli.terminal import run_command_line
-from inside.command import Table, print_table
 from utils import load_encoder_hparams_and_params
 
 COMMANDS = {
