@@ -31,7 +31,7 @@ def generate(texts: str, *, out: str, column: str = "text", n_tokens_to_generate
     """Continue each text of a file.
 
     Adds the columns continuation, n_tokens (of the continuation) and error. Fewer texts than about 50 are done sooner
-    without a cluster, by gpt2.generate_batch.
+    without a cluster, by many_texts.batches.generate_batch.
 
     Args:
         texts: a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; or a URL.

@@ -18,9 +18,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from model_files import tf_checkpoint as checkpoint
 from model_files import weights
 from model_files.download import download, without_password
 from model_files.lock import locked
-from model_files.official_files import CHECKS
+from model_files.official_files import CHECKS, HPARAMS
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,58 @@ def download_gpt2_files(model_size, model_dir):
 # --- a model's folder ---------------------------------------------------------------------------
 
 
-def load_encoder_hparams_and_params(
-    model_size: str | None = None, models_dir: str | os.PathLike | None = None
-) -> tuple[Encoder, dict, dict]:
+class Model(NamedTuple):
+    """A model as it was loaded: (encoder, hparams, params), and the calls that are made of them most.
+
+    >>> model = load_encoder_hparams_and_params("shakespeare")
+    >>> model.decode(model.generate(model.encode("O Romeo, Romeo! wherefore art thou"), 3))
+    ' Romeo?'
+    """
+
+    encoder: Encoder  # or None: such a model takes ids, no text
+    hparams: dict[str, Any]
+    params: dict[str, Any]
+
+    @property
+    def n_head(self) -> int:
+        return self.hparams["n_head"]
+
+    @property
+    def n_layer(self) -> int:
+        return self.hparams["n_layer"]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; <|endoftext|>, which begins a new text, where it is empty."""
+        return self._encoder.encode(text) or self._encoder.new_text()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._encoder.decode(ids)
+
+    def logits(self, ids: Sequence[int] | np.ndarray, **options: Any) -> np.ndarray:
+        """float32 [n_seq, n_vocab]; the options are those of `gpt2.gpt2`: cache, n_logits, hook."""
+        from gpt2 import gpt2  # here: gpt2.py imports this module
+
+        return gpt2(ids, **self.params, n_head=self.n_head, **options)
+
+    def generate(self, ids: Sequence[int] | np.ndarray, n_tokens_to_generate: int, **options: Any) -> list[int]:
+        """The ids that follow; the options are those of `gpt2.generate`: temperature, seed, stop_id, hook, ..."""
+        from gpt2 import generate
+
+        return generate(ids, self.params, self.n_head, n_tokens_to_generate, **options)
+
+    @property
+    def _encoder(self) -> Encoder:
+        if self.encoder is None:
+            raise TypeError("this model has no tokenizer (encoder is None): give token ids, not text")
+        return self.encoder
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}={self.hparams[name]}" for name in HPARAMS)
+        return f"Model({getattr(self.encoder, 'name', None)!r}, {sizes})"
+
+
+def load_encoder_hparams_and_params(model_size: str | None = None, models_dir: str | os.PathLike | None = None
+                                    ) -> Model:
     """Load a model by its name. An official one that is not on disk is downloaded.
 
     Args:
@@ -104,8 +153,9 @@ def load_encoder_hparams_and_params(
         models_dir: the folder of models; None is the folder `models` beside this file.
 
     Returns:
-        (encoder, hparams, params): an `encoder.Encoder`; a dict with n_vocab, n_ctx, n_embd, n_head, n_layer; the
-        weights as `load_gpt2_params_from_tf_ckpt` gives them, mapped from disk (changes stay in this process).
+        `Model`, the named tuple (encoder, hparams, params): an `encoder.Encoder`; a dict with n_vocab, n_ctx, n_embd,
+        n_head, n_layer; the weights as `load_gpt2_params_from_tf_ckpt` gives them, mapped from disk (changes stay in
+        this process).
 
     Raises:
         FileNotFoundError: there is no such model, or a file of it is missing.
@@ -140,7 +190,7 @@ def load_encoder_hparams_and_params(
     if encoder.n_vocab != hparams["n_vocab"]:
         raise ValueError(f"{model_dir}: encoder.json has {encoder.n_vocab} tokens, but hparams.json says n_vocab = "
                          f"{hparams['n_vocab']}: they belong to different models")
-    return encoder, hparams, load_params(model_dir, hparams)
+    return Model(encoder, hparams, load_params(model_dir, hparams))
 
 
 def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> Path:

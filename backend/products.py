@@ -1,35 +1,16 @@
-"""What makes the same arithmetic faster on the machine."""
-import ctypes
+"""Matrix products: those of NumPy, fast for few rows too."""
 import functools
-import os
 
 import numpy as np
 
-from backend.threads import FEW, blas, n_threads, share
-from generation.hooks import no_hook
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
-
-
-def keep_freed_memory():
-    """Make the C library keep freed memory for reuse.
-
-    It hands freed blocks of more than 128 KB back to the system, so that each new intermediate array has to be paged in
-    again, which takes longer than to compute it: gelu took 12 us a row, and 2.6 us with this. glibc's mallopt(3) sets
-    the two limits. (By itself glibc raises them when a large block is freed, but not where the environment sets one of
-    them, as Dask does for its workers.)
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+from backend.threads import MAX_PANEL_ROWS, blas, n_threads, share
 
 
 def matmul(x, w):
     """x @ w, [n_seq, n_in] @ [n_in, n_out], fast for few rows too.
 
-    It is computed as (w.T @ x.T).T: the weights are stored column by column (`model_files.weights`), so w.T is what lies
-    in memory row after row. Where the pass has threads of its own, they share out the rows of w.T.
+    It is computed as (w.T @ x.T).T: the weights are stored column by column (`model_files.weights`), so w.T
+    is what lies in memory row after row. Where the pass has threads of its own, they share out the rows of w.T.
     """
     n_seq, n_out = len(x), w.shape[1]
     if n_threads() == 0 and 8 < n_seq < 16:  # the BLAS takes 16 at once: a prompt of 10 tokens takes 11% less time
@@ -73,7 +54,7 @@ def few_rows(w, x, out=None):
     (n_out, n_in), n_seq = w.shape, x.shape[1]
     most = 10**6 // (n_in * n_seq) if n_seq else 0
     n_block = most // 6 * 6 or 4 * (most >= 4 and n_seq == 64)
-    if not (2 <= n_seq <= FEW and 0 < n_block <= n_out and small_products()):
+    if not (2 <= n_seq <= MAX_PANEL_ROWS and 0 < n_block <= n_out and small_products()):
         return np.matmul(w, x, out=out)
     if out is None:
         out = np.empty((n_out, n_seq), dtype=np.result_type(w, x))
@@ -90,16 +71,3 @@ def small_products():
     """Whether the BLAS is an OpenBLAS that multiplies small matrices as they are, which it does with AVX-512."""
     architectures = {str(getattr(library, "architecture", "")).lower() for library in blas.libraries}
     return not architectures.isdisjoint({"skylakex", "cooperlake", "sapphirerapids"})
-
-
-def head_by_head(attention, q, k, v, mask, *, hook=no_hook):
-    """attention(q, k, v, mask), for a long text one head after the other.
-
-    The scores of one head stay in the core's own cache, those of all heads do not: 256 queries and 1,023 keys take
-    13.5 ms instead of 19 (one core, 12 heads), and a twelfth of the memory. A hook sees all heads at once.
-    """
-    n_head, n_query, _ = q.shape
-    q = untransposed(q)  # to be multiplied with k.T
-    if hook is not no_hook or n_head * n_query * k.shape[1] < 2**18:
-        return attention(q, k, v, mask, hook=hook)
-    return np.stack([attention(*head, mask) for head in zip(q, k, v)])

@@ -33,18 +33,19 @@ from typing import Any
 
 import numpy as np
 
-from generation.kv_cache import KVCache, LayerCache
+from backend.memory import keep_freed_memory
+from generation.hooks import no_hook
 
-FEW, LONG = 64, 256  # up to so many rows, panels are faster than the BLAS on two cores; from so many on, chunks are
-LEAST, MOST = 64, 256  # rows of a chunk: fewer multiply slowly, more need more memory
-ALONE = 128  # the most where there is one thread: it has the processor's cache to itself
+MAX_PANEL_ROWS = 64  # up to so many rows, panels are faster than the BLAS's threads on two cores
+MIN_CHUNK_ROWS = 64  # a chunk of fewer rows multiplies slowly
+MAX_ROWS_IN_ONE = 256  # from so many rows on, chunks are faster, with any number of threads
 
 turn = threading.Lock()  # held by the pass that uses the cores
 this_thread = threading.local()  # .team: the threads with which this one shares its work
 
 
 @contextlib.contextmanager
-def all_cores(n_seq: int, n_layer: int, n_embd: int, hook: Any = None) -> Iterator[None]:
+def cores_for(n_seq: int, n_layer: int, n_embd: int, has_hook: bool = False) -> Iterator[None]:
     """Within this context, a pass over n_seq rows of a model of this size uses the cores as described above.
 
     A hook is always called in the thread that called, with whole arrays.
@@ -60,9 +61,9 @@ def all_cores(n_seq: int, n_layer: int, n_embd: int, hook: Any = None) -> Iterat
             with blas.limited(1), Team(1) as this_thread.team:
                 yield
         elif n_seq == 1:
-            with tuner(n_layer, n_embd, n, hook is not None).timed() as n_fastest, blas.limited(n_fastest):
+            with tuner(n_layer, n_embd, n, has_hook).timed() as n_fastest, blas.limited(n_fastest):
                 yield
-        elif n_seq < long(n) and (n > 2 or n_seq > FEW) and idle():
+        elif n_seq < min_rows_for_chunks(n) and (n > 2 or n_seq > MAX_PANEL_ROWS) and idle():
             yield
         else:
             with blas.limited(1), Team(n) as this_thread.team:
@@ -71,6 +72,23 @@ def all_cores(n_seq: int, n_layer: int, n_embd: int, hook: Any = None) -> Iterat
         this_thread.team = outer
         if alone:
             turn.release()
+
+
+def on_the_cores(forward: Callable) -> Callable:
+    """A decorator of a forward pass, whose arguments are those of `gpt2.gpt2`: it uses the cores as described above."""
+
+    @functools.wraps(forward)
+    def run(inputs, wte, wpe, blocks, *arguments, hook, **options):
+        keep_freed_memory()
+        with cores_for(len(inputs), len(blocks), wte.shape[1], hook is not no_hook):
+            return forward(inputs, wte, wpe, blocks, *arguments, hook=hook, **options)
+
+    return run
+
+
+def min_rows_for_chunks(n: int) -> int:
+    """From how many rows on a pass with n threads goes in chunks: with two cores 128 do, with four 256."""
+    return min(n * MIN_CHUNK_ROWS, MAX_ROWS_IN_ONE)
 
 
 # --- what there is ------------------------------------------------------------------------------
@@ -256,109 +274,6 @@ def n_threads() -> int:
     """How many threads `share` uses here; 0 where the work is left to the BLAS and its threads."""
     team = getattr(this_thread, "team", None)
     return team.n if team else 0
-
-
-# --- long prompts -------------------------------------------------------------------------------
-
-
-def in_chunks(run: Callable[..., np.ndarray], x: np.ndarray, cache: KVCache, n_wanted: int, whole: bool) -> np.ndarray:
-    """Take the rows of x through the layers, where that is faster in chunks, one a thread.
-
-    Chunks go through a layer one shortly after the other, because a row needs the keys and values of all rows before
-    it. On four cores, 1,023 tokens take 328 ms instead of 599, and 512 take 178 instead of 274.
-
-    Args:
-        run: callable (rows of x, the layers' caches, n_wanted) -> the last n_wanted of them, after all layers.
-        x: [n_seq, n_embd].
-        cache: where the rows' keys and values go.
-        n_wanted: how many rows are wanted, the last ones.
-        whole: all rows at once all the same.
-
-    Returns:
-        [n_wanted, n_embd]
-    """
-    n_seq, n_past, n = len(x), cache.length, n_threads()
-    if n <= 1:
-        n_chunks = -(-n_seq // ALONE)
-    else:
-        n_chunks = min(n * -(-n_seq // (n * MOST)), n_seq // LEAST) if n_seq >= long(n) else 1
-    if whole or n_chunks == 1:
-        return run(x, cache.layers, n_wanted)
-    cuts, progress = equal_work(n_past, n_seq, n_chunks), Progress(cache.n_layer, n_chunks)
-    outputs: list = [None] * n_chunks
-
-    def run_chunk(i):
-        start, stop = cuts[i : i + 2]
-        caches = [ChunkCache(layer, n_past + start, n_past + stop, i, written, progress)
-                  for layer, written in zip(cache.layers, progress.written)]
-        try:
-            outputs[i] = run(x[start:stop], caches, max(0, min(stop - start, stop - n_seq + n_wanted)))
-        except Stopped:
-            pass
-        except BaseException:
-            progress.stop()
-            raise
-
-    try:
-        share(run_chunk, range(n_chunks))
-    finally:
-        progress.stop()  # for those who still wait after an error or Ctrl-C
-    for layer in cache.layers:
-        layer.length += n_seq
-    return np.concatenate(outputs)
-
-
-def long(n: int) -> int:
-    """From how many rows on a pass with n threads goes in chunks: with two cores 128 do, with four 256."""
-    return min(n * LEAST, LONG)
-
-
-def equal_work(n_past: int, n_seq: int, n_chunks: int) -> list[int]:
-    """Cut n_seq rows into chunks of the same work: [0, ..., n_seq].
-
-    A later row meets more keys: at the 124M's shapes, position 2,000 costs twice as much as position 0.
-    """
-    work = np.cumsum(1 + np.arange(n_past, n_past + n_seq) / 2000)
-    return [0, *np.searchsorted(work, work[-1] * np.arange(1, n_chunks) / n_chunks).tolist(), n_seq]
-
-
-class Stopped(Exception):
-    """Another chunk failed."""
-
-
-class Progress:
-    """Which chunks have written their keys and values in which layers: events `written[layer][chunk]`."""
-
-    def __init__(self, n_layer, n_chunks):
-        self.written = [[threading.Event() for _ in range(n_chunks)] for _ in range(n_layer)]
-        self.stopped = False
-
-    def stop(self):
-        """Let nobody wait any longer: `ChunkCache.extend` raises `Stopped`."""
-        self.stopped = True
-        for events in self.written:
-            for event in events:
-                event.set()
-
-
-class ChunkCache:
-    """What chunk number i sees of a layer's cache: the positions up to its own, n_past to stop."""
-
-    def __init__(self, layer: LayerCache, n_past: int, stop: int, i: int, written: list[threading.Event],
-                 progress: Progress):
-        self.layer, self.length, self.stop = layer, n_past, stop
-        self.i, self.written, self.progress = i, written, progress
-
-    def extend(self, k, v):
-        """As `LayerCache.extend`; returns when all chunks before this one have written theirs."""
-        self.length = self.layer.write(self.length, k, v)
-        if self.length == self.stop:
-            self.written[self.i].set()
-        for event in self.written[: self.i]:  # all of them: the one just before may be ahead of another
-            event.wait()
-        if self.progress.stopped:
-            raise Stopped
-        return self.layer.read(self.length)
 
 
 # --- one row ------------------------------------------------------------------------------------

@@ -73,19 +73,20 @@ class Products(NumPy):
     def prompt(self, ids):
         import numpy as np
 
-        from backend.threads import all_cores, in_chunks
+        from backend.chunks import in_chunks
+        from backend.threads import cores_for
         from generation.kv_cache import KVCache
 
         n_head, n_embd = self.hparams["n_head"], self.hparams["n_embd"]
         cache = KVCache(self.hparams["n_layer"], n_head, len(ids), n_embd)
-        with all_cores(len(ids), cache.n_layer, n_embd):
-            x = in_chunks(self._layers, np.ones((len(ids), n_embd), np.float32), cache, 1, whole=False)
+        with cores_for(len(ids), cache.n_layer, n_embd):
+            x = in_chunks(self._layers)(np.ones((len(ids), n_embd), np.float32), cache.layers, 1, None, n_head)
             self._matmul(x, self.params["wte"].T)
 
-    def _layers(self, x, caches, n_wanted):
+    def _layers(self, x, caches, n_wanted, blocks, n_head):
         import numpy as np
 
-        matmul, n_head, n_embd = self._matmul, self.hparams["n_head"], x.shape[1]
+        matmul, n_embd = self._matmul, x.shape[1]
         k = np.ones((n_head, caches[0].length + len(x), n_embd // n_head), np.float32)
         for block in self.params["blocks"]:
             attn, mlp = block["attn"], block["mlp"]
@@ -103,7 +104,7 @@ class Products(NumPy):
         """One row through the weights, and one query over keys and values of as many positions as were decoded."""
         import numpy as np
 
-        from backend.threads import all_cores
+        from backend.threads import cores_for
         from generation.kv_cache import KVCache
 
         n_head, n_embd, n_ctx = self.hparams["n_head"], self.hparams["n_embd"], len(ids) + n
@@ -113,7 +114,7 @@ class Products(NumPy):
         cache, matmul = KVCache(self.hparams["n_layer"], n_head, 1, n_embd), self._matmul
         start = time.perf_counter()
         for i in range(n):
-            with all_cores(1, cache.n_layer, n_embd):
+            with cores_for(1, cache.n_layer, n_embd):
                 for block, k in zip(self.params["blocks"], keys[:, :, : len(ids) + i + 1]):
                     matmul(x, block["attn"]["c_attn"]["w"])
                     q @ k.swapaxes(-1, -2) @ k

@@ -1,10 +1,45 @@
 """What the model refuses, with the reason."""
+import functools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from generation.hooks import Hook, bound
 from generation.kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from generation.sampling import Sampling
+
+
+class ForwardPass(Protocol):
+    """`gpt2.gpt2` as it is called."""
+
+    def __call__(self, inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, blocks: list[dict],
+                 ln_f: dict, n_head: int, *, cache: KVCache | None = None, n_logits: int | None = None,
+                 hook: Hook | None = None) -> np.ndarray: ...
+
+
+def checked_pass(forward: Callable[..., np.ndarray]) -> ForwardPass:
+    """A decorator of the forward pass, for its callers' sake.
+
+    It refuses arguments that do not fit each other; makes the ids an array, the hook one that always returns a value,
+    a cache where there is none and n_logits a number; and leaves the cache as it was where the pass ends with an
+    exception.
+    """
+
+    @functools.wraps(forward)
+    def run(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, hook=None):
+        inputs = check_ids(inputs, n_vocab=len(wte))
+        check_pass(len(inputs), wte, wpe, blocks, n_head, cache, n_logits)
+        if cache is None:
+            cache = KVCache(len(blocks), n_head, len(inputs), wte.shape[1])
+        with cache.all_or_nothing():
+            return forward(inputs, wte, wpe, blocks, ln_f, n_head, cache=cache, n_logits=n_logits or len(inputs),
+                           hook=bound(hook))
+
+    return run
 
 
 def check_ids(ids: Sequence[int] | np.ndarray, n_vocab: int) -> np.ndarray:
@@ -23,22 +58,33 @@ def check_ids(ids: Sequence[int] | np.ndarray, n_vocab: int) -> np.ndarray:
     return np.asarray(ids, dtype=np.intp)
 
 
-def check_whole(name: str, value: object, low: int, high: int, what: str) -> None:
+def check_whole(name: str, value: object, low: int, high: int | None = None, what: str = "") -> None:
     """TypeError or ValueError unless `value` is a whole number from low to high; `what` says what `high` is."""
+    wanted = f"at least {low}" if high is None else f"from {low} to {high} ({what})"
+    wrong = f"{name} must be a whole number{', ' if high is None else ' '}{wanted}, not {value!r}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
-    if not low <= int(value) <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high} ({what}), not {value!r}")
+        raise TypeError(wrong)
+    if not low <= int(value) or high is not None and int(value) > high:
+        raise ValueError(wrong)
 
 
-def check_pass(n_seq, wte, wpe, blocks, n_head, cache, n_logits):
-    """TypeError or ValueError unless the arguments of `gpt2` fit each other; returns n_past, the cache's length."""
+def check_number(name: str, value: object, valid: Callable[[Any], bool], wanted: str) -> None:
+    """TypeError or ValueError unless `value` is a number and valid."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+    if not is_number or not valid(value):
+        raise (ValueError if is_number else TypeError)(f"{name} must be {wanted}, not {value!r}")
+
+
+def check_pass(n_seq: int, wte: np.ndarray, wpe: np.ndarray, blocks: list[dict], n_head: int, cache: KVCache | None,
+               n_logits: int | None) -> None:
+    """TypeError or ValueError unless the arguments of `gpt2.gpt2` fit each other."""
     n_embd, n_past = wte.shape[1], 0
     check_whole("n_head", n_head, 1, n_embd, "n_embd, the width of the model")
     if n_embd % n_head:
         raise ValueError(f"n_head must divide the width of the model, {n_embd} (n_embd): {n_head} does not")
-    if n_head != getattr(blocks, "n_head", n_head):
-        raise ValueError(f"the model has {blocks.n_head} heads, not {n_head}: call with n_head=hparams[\"n_head\"]")
+    n_head_of_model = getattr(blocks, "n_head", n_head)  # `utils.Blocks` knows it; a plain list does not
+    if n_head != n_head_of_model:
+        raise ValueError(f"the model has {n_head_of_model} heads, not {n_head}: call with n_head=hparams[\"n_head\"]")
     if n_logits is not None:
         check_whole("n_logits", n_logits, 1, n_seq, "the number of token ids")
     if cache is not None:
@@ -49,27 +95,29 @@ def check_pass(n_seq, wte, wpe, blocks, n_head, cache, n_logits):
     if n_past + n_seq > len(wpe):
         raise ValueError(f"{n_past + n_seq} positions are more than the context of {len(wpe)} (n_ctx): shorten the "
                          "text")
-    return n_past
 
 
-def check_generation(n_prompt, n_tokens_to_generate, stop_id, top_k, n_vocab, n_ctx):
-    """TypeError or ValueError unless a generation with these options can be done."""
+def check_generation(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_tokens_to_generate: int,
+                     stop_id: int | None, sampling: "Sampling") -> list[int]:
+    """The prompt's ids; TypeError or ValueError unless a generation with these options can be done."""
+    n_vocab, n_ctx = len(params["wte"]), len(params["wpe"])
+    ids: list[int] = check_ids(inputs, n_vocab).tolist()
     check_whole("n_tokens_to_generate", n_tokens_to_generate, 1, n_ctx, "the context, n_ctx")
     if stop_id is not None:
         check_whole("stop_id", stop_id, 0, n_vocab - 1, "the last token id")
-    if top_k is not None:
-        check_whole("top_k", top_k, 1, n_vocab, "the size of the vocabulary")
-    if n_prompt + n_tokens_to_generate > n_ctx:
-        raise ValueError(f"a prompt of {n_prompt} tokens and {n_tokens_to_generate} new ones make "
-                         f"{n_prompt + n_tokens_to_generate}, more than the context of {n_ctx} (n_ctx): shorten the "
+    if sampling.top_k is not None:
+        check_whole("top_k", sampling.top_k, 1, n_vocab, "the size of the vocabulary")
+    if len(ids) + n_tokens_to_generate > n_ctx:
+        raise ValueError(f"a prompt of {len(ids)} tokens and {n_tokens_to_generate} new ones make "
+                         f"{len(ids) + n_tokens_to_generate}, more than the context of {n_ctx} (n_ctx): shorten the "
                          "prompt or ask for fewer")
+    return ids
 
 
-def check_command(sampling, n_tokens_to_generate, n_samples, stop):
+def check_command(sampling: "Sampling", n_tokens_to_generate: int, n_samples: int, stop: str | None) -> None:
     """ValueError unless the options of gpt2.py fit each other, as far as that is known without the model."""
-    for name, value in (("n_tokens_to_generate", n_tokens_to_generate), ("n_samples", n_samples)):
-        if value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, not {value}")
+    check_whole("n_tokens_to_generate", n_tokens_to_generate, 1)
+    check_whole("n_samples", n_samples, 1)
     if stop == "":
         raise ValueError("stop is empty: give the text before which to end")
     idle = {"top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed,

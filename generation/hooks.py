@@ -4,6 +4,7 @@ from collections.abc import Callable
 import numpy as np
 
 Hook = Callable[[str, np.ndarray], "np.ndarray | None"]  # hook(name, array) -> its replacement, or None to leave it
+BoundHook = Callable[[str, np.ndarray], np.ndarray]
 
 
 def no_hook(name: str, x: np.ndarray) -> np.ndarray:
@@ -11,12 +12,13 @@ def no_hook(name: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def at(place: str, hook: Hook | None) -> Callable[[str, np.ndarray], np.ndarray]:
-    """A user's hook (or None) as the layers call it: `place` goes before each name, and a value always comes back.
+def within(place: str, hook: BoundHook) -> BoundHook:
+    """The hook of a part of the model: `place`, for instance "blocks.3.", goes before each name."""
+    return hook if hook is no_hook else lambda name, x: hook(place + name, x)
 
-    Args:
-        place: str, for instance "blocks.3.".
-        hook: callable hook(name, array) that returns an array to replace the value, or None to leave it; or None.
+
+def bound(hook: Hook | None) -> BoundHook:
+    """A user's hook (or None) as the layers call it: a value always comes back.
 
     Returns:
         callable (name, array) -> array. It raises TypeError or ValueError where the replacement does not fit.
@@ -24,15 +26,15 @@ def at(place: str, hook: Hook | None) -> Callable[[str, np.ndarray], np.ndarray]
     if hook is None:
         return no_hook
 
-    def call(name, x):
-        replacement = hook(place + name, x)
+    def call(name: str, x: np.ndarray) -> np.ndarray:
+        replacement = hook(name, x)
         if replacement is None:
             return x
         if not isinstance(replacement, np.ndarray):
-            raise TypeError(f"the hook returned {type(replacement).__name__} for {place + name}: return an array to "
-                            "replace the value, or None to leave it")
+            raise TypeError(f"the hook returned {type(replacement).__name__} for {name}: return an array to replace "
+                            "the value, or None to leave it")
         if replacement.shape != x.shape:
-            raise ValueError(f"the hook returned shape {list(replacement.shape)} for {place + name}, which has "
+            raise ValueError(f"the hook returned shape {list(replacement.shape)} for {name}, which has "
                              f"{list(x.shape)}")
         return replacement.astype(np.float32, copy=False)
 

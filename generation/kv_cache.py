@@ -1,7 +1,12 @@
 """The kv cache: keys and values that need not be computed again."""
 import contextlib
+import functools
+import numbers
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+
+from generation.hooks import no_hook
 
 
 class LayerCache:
@@ -11,39 +16,39 @@ class LayerCache:
     text grows: a new token costs one row of the model, not the whole text.
     """
 
-    def __init__(self, n_head, n_ctx, d_head):
+    def __init__(self, n_head: int, n_ctx: int, d_head: int):
         self.k = np.empty((n_head, n_ctx, d_head), dtype=np.float32)
         self.v = np.empty((n_head, n_ctx, d_head), dtype=np.float32)
         self.length = 0
 
-    def extend(self, k, v):
+    def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Append the keys and values of new positions, each [n_head, n_seq, d_head].
 
         Returns:
             (k, v): those of all positions so far, each [n_head, length, d_head].
         """
-        self.length = self.write(self.length, k, v)
+        self.append(k, v)
         return self.read(self.length)
 
-    def write(self, n_past, k, v):
+    def append(self, k: np.ndarray, v: np.ndarray) -> None:
+        self.length = self.write(self.length, k, v)
+
+    def write(self, n_past: int, k: np.ndarray, v: np.ndarray) -> int:
         """Put k and v behind the first n_past positions; returns the number of positions then."""
         end = n_past + k.shape[1]
         self.k[:, n_past:end] = k
         self.v[:, n_past:end] = v
         return end
 
-    def read(self, end):
+    def read(self, end: int) -> tuple[np.ndarray, np.ndarray]:
         """The keys and values of the first `end` positions."""
         return self.k[:, :end], self.v[:, :end]
 
 
-class NoCache(LayerCache):
+class NoCache:
     """The cache of a layer that nothing comes before and whose keys and values nobody needs afterwards."""
 
-    def __init__(self):
-        pass
-
-    def extend(self, k, v):
+    def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return k, v
 
 
@@ -58,17 +63,23 @@ class SideBySide:
         n_rows: list of int, how many rows each text has in the pass.
     """
 
-    def __init__(self, caches: list, n_rows: list[int]):
+    def __init__(self, caches: Sequence[LayerCache | NoCache], n_rows: list[int]):
         ends = np.cumsum(n_rows).tolist()
         self.caches, self.rows = caches, [slice(end - n, end) for end, n in zip(ends, n_rows)]
 
 
-def text_by_text(attend, q, k, v, cache, **options):
-    """attend(q, k, v, cache) for a text, or for each of several whose rows lie side by side: it sees itself only."""
-    if not isinstance(cache, SideBySide):
-        return attend(q, k, v, cache, **options)
-    return np.concatenate([attend(q[:, rows], k[:, rows], v[:, rows], one, **options)
-                           for rows, one in zip(cache.rows, cache.caches)], axis=1)  # [n_head, n_rows, d_head]
+def text_by_text(attend: Callable) -> Callable:
+    """A decorator of attend(q, k, v, cache), attention within one text: where several texts lie side by side, it is
+    called for each."""
+
+    @functools.wraps(attend)
+    def run(q, k, v, cache, *, hook=no_hook):
+        if not isinstance(cache, SideBySide):
+            return attend(q, k, v, cache, hook=hook)
+        return np.concatenate([attend(q[:, rows], k[:, rows], v[:, rows], one, hook=hook)
+                               for rows, one in zip(cache.rows, cache.caches)], axis=1)  # [n_head, n_rows, d_head]
+
+    return run
 
 
 class KVCache:
@@ -85,9 +96,10 @@ class KVCache:
         (4, 3, 8)
     """
 
-    def __init__(self, n_layer, n_head, n_ctx, n_embd):
+    def __init__(self, n_layer: int, n_head: int, n_ctx: int, n_embd: int):
         self.n_layer, self.n_head, self.n_ctx, self.n_embd = n_layer, n_head, n_ctx, n_embd
         self.layers = [LayerCache(n_head, n_ctx, n_embd // n_head) for _ in range(n_layer)]
+        self.in_use = False  # by a pass
 
     @property
     def n_bytes(self) -> int:
@@ -95,29 +107,41 @@ class KVCache:
         return 8 * self.n_layer * self.n_ctx * self.n_embd
 
     @property
-    def length(self):
+    def length(self) -> int:
         return self.layers[0].length
 
     @length.setter
-    def length(self, length):
+    def length(self, length: int) -> None:
+        self._refuse_use()
+        if isinstance(length, bool) or not isinstance(length, numbers.Integral):
+            raise TypeError(f"the cache's length must be a whole number from 0 to {self.length}, not {length!r}")
         if not 0 <= length <= self.length:
             raise ValueError(f"the cache holds {self.length} positions: its length can be lowered to 0 to "
                              f"{self.length}, not set to {length}")
         for layer in self.layers:
-            layer.length = length
+            layer.length = int(length)
 
     @contextlib.contextmanager
-    def all_or_nothing(self):
+    def all_or_nothing(self) -> Iterator[None]:
         """While a pass fills the cache: if it ends with an exception, the cache is as it was before the pass."""
+        self._refuse_use()
         n_past = self.length
         try:
+            self.in_use = True
             yield
         except BaseException:
             for layer in self.layers:
                 layer.length = n_past
             raise
+        finally:
+            self.in_use = False
 
-    def check(self, n_layer, n_head, n_embd, n_new):
+    def _refuse_use(self) -> None:
+        if self.in_use:
+            raise ValueError("the cache is in use by a pass that has not ended: a hook or another thread that runs the "
+                             "model needs a cache of its own")
+
+    def check(self, n_layer: int, n_head: int, n_embd: int, n_new: int) -> None:
         """ValueError unless the cache fits a model of these sizes and has room for n_new positions more."""
         for name, ours, theirs in (("n_layer", self.n_layer, n_layer), ("n_head", self.n_head, n_head),
                                    ("n_embd", self.n_embd, n_embd)):

@@ -6,9 +6,11 @@ logits predicts the token after it, and the part that the model would have chose
 decoding (Leviathan et al., https://arxiv.org/abs/2211.17192) with the text itself as the draft model: it
 needs no second model, and changes the speed but no token.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+
+from generation.kv_cache import KVCache
 
 # The shortest and longest match, and the fewest and most tokens guessed from it. A pass over 1 + 7 rows takes as long
 # as 1.5 to 2.5 passes over one row, a pass over 1 + 63 rows as long as 3 to 4.5; without AVX-512, twice that.
@@ -21,16 +23,32 @@ ROUNDING = 2**-15
 BYTES = 4  # of an id in the history
 
 
+def decode_with_lookup(ids: list[int], n_new: int, forward: Callable, cache: KVCache, choose: Callable,
+                       stop_id: int | None) -> Iterator[int]:
+    """As `gpt2.decode`, with guesses: `choose` must be greedy."""
+    text, guesses = list(ids), PromptLookup(ids)
+    end = len(text) + n_new
+    while len(text) < end:
+        guess = guesses.guess(end - len(text) - 1)  # empty, unless the text repeats itself
+        logits = forward(text[cache.length :] + guess, cache=cache, n_logits=1 + len(guess))
+        new_ids = accepted(guess, logits, choose)  # what was guessed right, and one more unless two are nearly tied
+        guesses.extend(new_ids)
+        for i in new_ids:
+            if i == stop_id:
+                return
+            yield i
+        text += new_ids
+        cache.length = len(text) - 1  # the next pass begins with the last token; what was guessed wrong is forgotten
+
+
 class PromptLookup:
     """Guesses from the text so far. It asks for longer matches after wrong guesses and guesses more after right ones.
 
     Args:
         ids: list of int, the prompt.
-        active: False for a lookup that never guesses, so that decoding is plain.
     """
 
-    def __init__(self, ids: list[int], active: bool = True):
-        self.active = active
+    def __init__(self, ids: list[int]):
         self.history = to_bytes(ids)  # as bytes, so that searching for ids is searching for a substring
         self.n_match, self.n_guess = MATCH[0], GUESS[0]
         self.last_guess: list[int] = []
@@ -38,7 +56,7 @@ class PromptLookup:
 
     def guess(self, n_most: int) -> list[int]:
         """At most n_most ids that may follow the text, a list: empty where nothing repeats."""
-        n_guess = 0 if self.plain_pass_next or not self.active else min(self.n_guess, n_most)
+        n_guess = 0 if self.plain_pass_next else min(self.n_guess, n_most)
         self.last_guess, self.plain_pass_next = look_up(self.history, self.n_match, n_guess), False
         return self.last_guess
 

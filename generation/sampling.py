@@ -1,14 +1,10 @@
 """How the next token is chosen from its logits."""
-import functools
-import inspect
-import numbers
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from generation.checks import check_number, check_whole
 from generation.prompt_lookup import near_tie, rounding
 
 
@@ -38,14 +34,14 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self):
-        check("temperature", self.temperature, numbers.Real, lambda t: 0 <= t <= sys.float_info.max,
-              "a finite number, 0 (greedy) or more")
+        check_number("temperature", self.temperature, lambda t: 0 <= t <= sys.float_info.max,
+                     "a finite number, 0 (greedy) or more")
         if self.top_k is not None:
-            check("top_k", self.top_k, numbers.Integral, lambda k: k >= 1, "a whole number, at least 1")
+            check_whole("top_k", self.top_k, 1)
         if self.top_p is not None:
-            check("top_p", self.top_p, numbers.Real, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+            check_number("top_p", self.top_p, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
         if self.seed is not None:
-            check("seed", self.seed, numbers.Integral, lambda s: s >= 0, "a whole number, 0 or more")
+            check_whole("seed", self.seed, 0)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """What each token is drawn with: logits [n_vocab] -> float64 [n_vocab]; ValueError if a logit is NaN."""
@@ -116,39 +112,9 @@ def seed_of(seed: int | None, place: int) -> int | None:
     return None if seed is None else int(np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0])
 
 
-def check(name: str, value: object, kind: type, valid: Callable[[Any], bool], wanted: str) -> None:
-    """TypeError or ValueError unless `value` is of the kind (a number's abstract base class) and valid."""
-    right_kind = isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
-    if not right_kind or not valid(value):
-        raise (ValueError if right_kind else TypeError)(f"{name} must be {wanted}, not {value!r}")
-
-
 def check_logits(logits: np.ndarray) -> None:
     """ValueError if a logit is NaN: damaged weights, or a hook, made it so."""
     if np.isnan(logits.max()):
         raise ValueError(f"logit {int(np.argmax(np.isnan(logits)))} is not a number (NaN), so no token can be chosen: "
                          "the weights are damaged, or a hook returned a value that is not finite")
 
-
-def with_sampling_options(function: Callable) -> Callable:
-    """A decorator: the options of `Sampling` appear in the signature of a function that takes them as **options.
-
-    So `help(generate)` lists each of them, though they are written down in one place, and an unknown one is refused in
-    the function's own name.
-    """
-    signature = inspect.signature(function)
-    others = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
-    options = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
-                                 annotation=field.type) for field in fields(Sampling)]
-    signature = signature.replace(parameters=[*others, *options])
-
-    @functools.wraps(function)
-    def call(*arguments, **named):
-        try:
-            signature.bind(*arguments, **named)
-        except TypeError as error:
-            raise TypeError(f"{function.__name__}() {error}; help({function.__name__}) lists its options") from None
-        return function(*arguments, **named)
-
-    setattr(call, "__signature__", signature)  # noqa: B010
-    return call

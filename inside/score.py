@@ -17,7 +17,7 @@ from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
-from many_texts.log_probs import log_prob_of, log_probs, windows
+from many_texts.batches import log_prob_of, log_probs, windows
 from utils import load_encoder_hparams_and_params
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import regex
 
 from generation.checks import check_generation
-from gpt2 import generate_batch
-from many_texts.log_probs import log_probs
+from generation.sampling import Sampling
+from many_texts.batches import generate_batch, log_probs
 from model_files import tf_checkpoint as checkpoint
 from utils import find_model, load_encoder_hparams_and_params, missing_files
 
@@ -59,7 +59,7 @@ def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int
 
     def encoded(text):
         ids = encoder.encode(text)
-        check_generation(len(ids), n_tokens_to_generate, None, None, hparams["n_vocab"], hparams["n_ctx"])
+        check_generation(ids, params, n_tokens_to_generate, None, Sampling())
         return ids
 
     rows, good = prepared(texts, encoded)

@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import DATA, MODELS, ROOT, Model
+from helpers import DATA, MODELS, ROOT
 
-from utils import load_encoder_hparams_and_params, load_hparams, load_params
+from utils import Model, load_encoder_hparams_and_params, load_hparams, load_params
 
 collect_ignore_glob = ["data/*"]  # scripts that make reference data, with packages of their own
 
@@ -24,7 +24,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shakespeare():
     """The bundled model."""
-    return Model(*load_encoder_hparams_and_params("shakespeare", MODELS))
+    return load_encoder_hparams_and_params("shakespeare", MODELS)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,9 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from benchmarks.random_model import official_vocabulary, random_params, random_tensors, write_checkpoint  # noqa: F401
-from encoder import Encoder
-from gpt2 import generate, gpt2
+from utils import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -20,24 +18,6 @@ SIZES = {"n_vocab": 1024, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}  
 
 TEXT = "First Citizen:\nSpeak.\n\nSecond Citizen:\nNo.\n\nFirst"
 KOREAN = "안녕 $x$ 🤖\t\n"
-
-
-class Model(NamedTuple):
-    """(encoder, hparams, params), as lens.py takes it, with the two calls that most tests make."""
-
-    encoder: Encoder | None
-    hparams: dict
-    params: dict[str, Any]
-
-    def encode(self, text):
-        """Ids to begin from: those of the text, or <|endoftext|> where it is empty."""
-        return self.encoder.encode(text) or [self.encoder.eot_token]
-
-    def forward(self, ids, **options):
-        return gpt2(ids, **self.params, n_head=self.hparams["n_head"], **options)
-
-    def generate(self, ids, n, **options):
-        return generate(ids, self.params, self.hparams["n_head"], n, **options)
 
 
 def random_model(std=0.25, seed=0, **hparams):

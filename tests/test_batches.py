@@ -8,10 +8,8 @@ from helpers import random_model
 from generation.kv_cache import KVCache
 from generation.prompt_lookup import rounding
 from generation.sampling import Sampling, seed_of
-from gpt2 import generate_batch
 from lens import score
-from many_texts.log_probs import log_probs
-from many_texts.side_by_side import Continuation, running
+from many_texts.batches import Continuation, generate_batch, log_probs, running
 
 PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n",
            "To be, or not to be"]

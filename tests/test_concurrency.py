@@ -13,7 +13,7 @@ def test_threads_that_generate_at_once_do_not_disturb_each_other(shakespeare):
     alone = [shakespeare.generate(ids, 30, temperature=1, seed=1) for ids in prompts]
     together = in_threads(4, lambda i: shakespeare.generate(prompts[i], 30, temperature=1, seed=1))
     assert together == alone
-    logits = in_threads(4, lambda i: shakespeare.forward(prompts[0]))
+    logits = in_threads(4, lambda i: shakespeare.logits(prompts[0]))
     assert all(np.array_equal(logits[0], one) for one in logits)
     assert in_threads(4, lambda i: encode(f"O {i} " * 50)) == [encode(f"O {i} " * 50) for i in range(4)]
 

@@ -158,10 +158,10 @@ def test_a_bad_replacement_is_refused(shakespeare, replacement, error, message):
 def test_record_keeps_the_names_it_is_asked_for(shakespeare):
     ids = shakespeare.encoder.encode(TEXT)
     everything = lens.record()
-    shakespeare.forward(ids, hook=everything)
+    shakespeare.logits(ids, hook=everything)
     assert set(everything) == set(lens.hook_names(6)) and len(everything) == 4 + 15 * 6
     some = lens.record(["blocks.*.attn.z", "logits"])
-    shakespeare.forward(ids, hook=some)
+    shakespeare.logits(ids, hook=some)
     assert set(some) == {"logits", *(f"blocks.{i}.attn.z" for i in range(6))}
     for name, array in some.items():
         np.testing.assert_array_equal(array, everything[name])
@@ -171,16 +171,16 @@ def test_record_keeps_the_names_it_is_asked_for(shakespeare):
 
 def test_zero_and_mean_change_one_head_only(shakespeare):
     ids, before = shakespeare.encoder.encode(TEXT), lens.record("blocks.1.attn.z")
-    shakespeare.forward(ids, hook=before)
+    shakespeare.logits(ids, hook=before)
     z = before["blocks.1.attn.z"]
     for hook, expected in ((lens.zero(1, 5), np.zeros_like(z[:, 5])),
                            (lens.mean(1, 5), np.broadcast_to(z[:, 5].mean(axis=0), z[:, 5].shape))):
         after = lens.record("blocks.1.attn.z")
-        shakespeare.forward(ids, hook=lens.compose(hook, after))
+        shakespeare.logits(ids, hook=lens.compose(hook, after))
         np.testing.assert_allclose(after["blocks.1.attn.z"][:, 5], expected, atol=1e-6)
         np.testing.assert_allclose(after["blocks.1.attn.z"][:, :5], z[:, :5], atol=1e-5)
     attention_out = lens.record("blocks.2.attn_out")
-    shakespeare.forward(ids, hook=lens.compose(lens.zero(2, what="attn_out"), attention_out))
+    shakespeare.logits(ids, hook=lens.compose(lens.zero(2, what="attn_out"), attention_out))
     assert not attention_out["blocks.2.attn_out"].any()
 
 
@@ -195,12 +195,12 @@ def test_zero_and_mean_change_one_head_only(shakespeare):
 ])
 def test_patch_changes_some_positions_and_heads(shakespeare, name, positions, heads, changed):
     ids, seen = shakespeare.encoder.encode(TEXT), lens.record(name)
-    shakespeare.forward(ids, hook=seen)
+    shakespeare.logits(ids, hook=seen)
     array = np.full_like(seen[name], 7)
     expected = seen[name].copy()
     expected[changed] = 7
     after = lens.record(name)
-    shakespeare.forward(ids, hook=lens.compose(lens.patch(name, array, positions, heads), after))
+    shakespeare.logits(ids, hook=lens.compose(lens.patch(name, array, positions, heads), after))
     np.testing.assert_allclose(after[name], expected, atol=1e-5)
 
 
@@ -225,10 +225,10 @@ def hooks_of_every_kind(seen):
 @pytest.mark.parametrize("base", [None, lens.zero(1, 5), lambda name, x: x / 2 if name.endswith("attn_out") else None])
 def test_a_sweep_is_a_pass_for_each_intervention(shakespeare, base):
     ids, seen = shakespeare.encoder.encode(TEXT), lens.record()
-    shakespeare.forward(ids, hook=seen)
+    shakespeare.logits(ids, hook=seen)
     interventions = hooks_of_every_kind(seen)
     swept = lens.sweep(ids, shakespeare, iter(interventions), lambda logits: logits[-1], hook=base)
-    expected = [shakespeare.forward(ids, n_logits=1, hook=lens.compose(base, hook))[-1] for hook in interventions]
+    expected = [shakespeare.logits(ids, n_logits=1, hook=lens.compose(base, hook))[-1] for hook in interventions]
     np.testing.assert_allclose(swept, expected, atol=2e-4)
     assert np.abs(swept[1:] - swept[0]).max(axis=1).min() > 0.01  # each changed something
 

@@ -159,7 +159,7 @@ def assert_close(ours, theirs):
 
 def test_the_logits_are_transformer_lenss(theirs):
     arrays, arguments, model = theirs
-    assert_close(model.forward(arguments["clean"]), arrays["logits"])
+    assert_close(model.logits(arguments["clean"]), arrays["logits"])
 
 
 @pytest.mark.parametrize("against_wrong", [False, True])
@@ -238,7 +238,7 @@ def test_ablation_finds_the_head_that_looks_back_to_the_names(shakespeare):
 def test_attribution_finds_it_too(shakespeare):
     names, values = lens.attribution(TEXT, shakespeare, " C", " S", heads=True)
     assert names[values.argmax()] == "blocks.1.attn.z.5"
-    logits = shakespeare.forward(shakespeare.encoder.encode(TEXT))[-1]
+    logits = shakespeare.logits(shakespeare.encoder.encode(TEXT))[-1]
     c, s = (shakespeare.encoder.encode(text)[0] for text in (" C", " S"))
     assert values.sum() == pytest.approx(logits[c] - logits[s], abs=1e-3)
     assert lens.attribution(TEXT, shakespeare, c).values.sum() == pytest.approx(logits[c], abs=1e-3)
@@ -246,7 +246,7 @@ def test_attribution_finds_it_too(shakespeare):
 
 def test_attribution_with_a_hook_explains_the_hooked_model(shakespeare):
     values = lens.attribution(TEXT, shakespeare, " C", " S", hook=lens.zero(1, 5)).values
-    logits = shakespeare.forward(shakespeare.encoder.encode(TEXT), hook=lens.zero(1, 5))[-1]
+    logits = shakespeare.logits(shakespeare.encoder.encode(TEXT), hook=lens.zero(1, 5))[-1]
     c, s = (shakespeare.encoder.encode(text)[0] for text in (" C", " S"))
     assert values.sum() == pytest.approx(logits[c] - logits[s], abs=1e-3) and values.sum() < 0
 
@@ -311,11 +311,11 @@ def test_a_bad_argument_of_a_question_is_refused(shakespeare, ask, error, messag
                                                             "'blocks.1.attn.z'"),
     (lambda m: lens.patch("resid", np.zeros(3)), ValueError, "no value is called 'resid'"),
     (lambda m: lens.zero(1, 0, "mlp"), ValueError, "no value is called 'blocks.1.mlp'"),
-    (lambda m: m.forward([1, 2], hook=lens.zero(1, 6)), ValueError, "blocks.1.attn.z has no head 6: they are 0 to 5"),
-    (lambda m: m.forward([1, 2], hook=lens.zero(1, 0, "mlp_out")), ValueError, "blocks.1.mlp_out has no heads; these"),
-    (lambda m: m.forward([1, 2], hook=lens.patch("embed", np.zeros((3, 192)))), ValueError,
+    (lambda m: m.logits([1, 2], hook=lens.zero(1, 6)), ValueError, "blocks.1.attn.z has no head 6: they are 0 to 5"),
+    (lambda m: m.logits([1, 2], hook=lens.zero(1, 0, "mlp_out")), ValueError, "blocks.1.mlp_out has no heads; these"),
+    (lambda m: m.logits([1, 2], hook=lens.patch("embed", np.zeros((3, 192)))), ValueError,
      r"to patch in for embed has shape \[3, 192\], but the value has \[2, 192\]: record it in a text of as many"),
-    (lambda m: m.forward([1, 2], hook=lens.patch("embed", np.zeros((2, 192)), positions=2)), ValueError,
+    (lambda m: m.logits([1, 2], hook=lens.patch("embed", np.zeros((2, 192)), positions=2)), ValueError,
      "embed has no position 2: they are 0 to 1"),
     (lambda m: lens.sweep([1, 2], m, [lens.zero(6, 0)], len), ValueError,
      "changes blocks.6.attn.z, but the model has layers 0 to 5 only"),

@@ -21,16 +21,16 @@ def test_extend_returns_all_positions_so_far():
 def test_the_cache_can_go_back(shakespeare):
     ids = shakespeare.encode("Good morrow, cousin. Is the day so young?")
     cache = KVCache(n_layer=6, n_head=6, n_ctx=len(ids), n_embd=192)
-    shakespeare.forward(ids[:4] + ids[5:9], cache=cache)  # four that stay, and four that do not
+    shakespeare.logits(ids[:4] + ids[5:9], cache=cache)  # four that stay, and four that do not
     cache.length = 4
-    logits = shakespeare.forward(ids[4:], cache=cache)
-    np.testing.assert_allclose(logits, shakespeare.forward(ids)[4:], atol=1e-4)
+    logits = shakespeare.logits(ids[4:], cache=cache)
+    np.testing.assert_allclose(logits, shakespeare.logits(ids)[4:], atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [-1, 4, 40])
 def test_the_length_can_only_be_lowered(length):
     cache = KVCache(**SIZES)
-    random_model().forward([1, 2, 3], cache=cache)
+    random_model().logits([1, 2, 3], cache=cache)
     with pytest.raises(ValueError, match=f"the cache holds 3 positions: .* not set to {length}"):
         cache.length = length
 
@@ -38,13 +38,13 @@ def test_the_length_can_only_be_lowered(length):
 @pytest.mark.parametrize("where", ["embed", "blocks.0.attn.pattern", "blocks.1.resid_mid", "logits"])
 def test_a_pass_that_fails_leaves_the_cache_as_it_was(where):
     model, cache = random_model(), KVCache(**SIZES)
-    model.forward([1, 2, 3], cache=cache)
+    model.logits([1, 2, 3], cache=cache)
 
     def interrupt(name, x):
         if name == where:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        model.forward([4, 5], cache=cache, hook=interrupt)
+        model.logits([4, 5], cache=cache, hook=interrupt)
     assert [layer.length for layer in cache.layers] == [3, 3]
-    np.testing.assert_allclose(model.forward([4], cache=cache)[-1], model.forward([1, 2, 3, 4])[-1], atol=1e-4)
+    np.testing.assert_allclose(model.logits([4], cache=cache)[-1], model.logits([1, 2, 3, 4])[-1], atol=1e-4)

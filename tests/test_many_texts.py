@@ -17,8 +17,8 @@ import pytest
 from helpers import ROOT, error_line, wait_for
 
 from generation.sampling import seed_of
-from gpt2 import generate_batch
 from lens import score
+from many_texts.batches import generate_batch
 
 needed = ("dask", "distributed", "pyarrow", "pandas")
 missing = [name for name in needed if importlib.util.find_spec(name) is None]

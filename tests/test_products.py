@@ -4,6 +4,8 @@ import pytest
 
 from backend import products as machine
 from backend import threads
+from backend.attention import head_by_head
+from generation.hooks import no_hook
 from gpt2 import attention, causal_mask
 
 
@@ -15,7 +17,7 @@ def test_matmul(monkeypatch, n_threads, small_products, n_seq, order):
     monkeypatch.setattr(threads, "n_cores", lambda: n_threads)
     monkeypatch.setattr(threads, "idle", lambda: False)
     rng = np.random.default_rng(0)
-    with threads.all_cores(2, 1, 1024):
+    with threads.cores_for(2, 1, 1024):
         assert threads.n_threads() == n_threads
         for n_in, n_out in ((64, 192), (768, 1000), (3072, 67), (8, 3), (1, 1)):
             x = rng.standard_normal((n_seq, n_in), dtype=np.float32)
@@ -31,9 +33,16 @@ def test_head_by_head(n_query, n_key):
     rng = np.random.default_rng(0)
     q = rng.standard_normal((12, n_query, 8), dtype=np.float32)
     k, v = rng.standard_normal((2, 12, n_key, 8), dtype=np.float32)
-    mask, seen = causal_mask(n_query, n_key), {}
-    expected = attention(q, k, v, mask)
-    np.testing.assert_allclose(machine.head_by_head(attention, q, k, v, mask), expected, atol=1e-5)
+    mask, seen, shapes = causal_mask(n_query, n_key), {}, []
+    expected = attention.__wrapped__(q, k, v, mask)
+
+    @head_by_head
+    def watched(q, k, v, mask, *, hook=no_hook):
+        shapes.append(q.shape)
+        return attention.__wrapped__(q, k, v, mask, hook=hook)
+
+    np.testing.assert_allclose(watched(q, k, v, mask), expected, atol=1e-5)
+    assert len(shapes) == (1 if n_query == 1 else 12)
     hook = lambda name, x: seen.setdefault(name, x)
-    np.testing.assert_array_equal(machine.head_by_head(attention, q, k, v, mask, hook=hook), expected)
+    np.testing.assert_array_equal(watched(q, k, v, mask, hook=hook), expected)
     assert seen["attn.pattern"].shape == (12, n_query, n_key)

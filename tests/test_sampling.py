@@ -78,7 +78,7 @@ def test_logits_that_are_not_numbers_are_one_clear_error(shakespeare, temperatur
     ({"top_p": 0}, ValueError, "top_p must be a number above 0 and at most 1, not 0"),
     ({"top_p": 1.1}, ValueError, "top_p must be .* not 1.1"),
     ({"top_p": math.nan}, ValueError, "top_p must be .* not nan"),
-    ({"seed": 0.5}, TypeError, "seed must be a whole number, 0 or more, not 0.5"),
+    ({"seed": 0.5}, TypeError, "seed must be a whole number, at least 0, not 0.5"),
     ({"seed": -1}, ValueError, "seed must be .* not -1"),
 ])
 def test_bad_options_are_refused(options, error, message):

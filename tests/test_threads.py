@@ -12,11 +12,12 @@ import threadpoolctl
 from helpers import ROOT, in_threads, random_model, read_json, wait_for
 
 import gpt2 as gpt2_module
-from backend import threads
+from backend import chunks, threads
 from generation.kv_cache import KVCache
+from many_texts.batches import side_by_side
 
 MODEL, LONG = random_model(n_embd=64), np.random.default_rng(1).integers(0, 211, 600)
-WHOLE = MODEL.forward(LONG, hook=lambda name, x: None)  # with a hook, the whole text goes through each layer at once
+WHOLE = MODEL.logits(LONG, hook=lambda name, x: None)  # with a hook, the whole text goes through each layer at once
 
 
 def blas_limits():
@@ -50,24 +51,24 @@ def nothing_is_left_behind():
 def test_chunks_give_the_logits_of_the_whole(use, n, n_logits):
     use(n)
     cache = KVCache(n_layer=2, n_head=4, n_ctx=600, n_embd=64)
-    MODEL.forward(LONG[:37], cache=cache)
-    logits = MODEL.forward(LONG[37:], cache=cache, n_logits=n_logits)
+    MODEL.logits(LONG[:37], cache=cache)
+    logits = MODEL.logits(LONG[37:], cache=cache, n_logits=n_logits)
     np.testing.assert_allclose(logits, WHOLE[-len(logits) :], atol=1e-4 * np.abs(WHOLE).max())
     assert [layer.length for layer in cache.layers] == [600, 600]
     cache.length = 500  # what the chunks wrote is good to go on from
-    np.testing.assert_allclose(MODEL.forward(LONG[500:], cache=cache), WHOLE[500:], atol=1e-4 * np.abs(WHOLE).max())
+    np.testing.assert_allclose(MODEL.logits(LONG[500:], cache=cache), WHOLE[500:], atol=1e-4 * np.abs(WHOLE).max())
 
 
 @pytest.mark.parametrize("n", [0, 2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_the_same_greedy_ids_with_any_number_of_threads(use, monkeypatch, shakespeare, tiny, n):
     use(n)
-    monkeypatch.setattr(threads, "LEAST", 8)  # so that short texts are cut into chunks, too
+    monkeypatch.setattr(threads, "MIN_CHUNK_ROWS", 8)  # so that short texts are cut into chunks, too
     for case in read_json("shakespeare-greedy.json"):
         assert shakespeare.generate(case["prompt_ids"], len(case["greedy_ids"])) == case["greedy_ids"]
     model, expected = tiny
     for i in range(6):
         assert model.generate(expected[f"prompt_{i}"], 24) == expected[f"greedy_{i}"].tolist()
-        np.testing.assert_allclose(model.forward(expected[f"ids_{i}"]), expected[f"logits_{i}"], atol=1e-4)
+        np.testing.assert_allclose(model.logits(expected[f"ids_{i}"]), expected[f"logits_{i}"], atol=1e-4)
 
 
 class Watched(np.ndarray):
@@ -104,8 +105,8 @@ def test_no_product_of_two_transposed_matrices(use, n, order):
             gpt2_module.gpt2(LONG[: n_seq // 2], **params, n_head=n_head, cache=cache, hook=hook)
             gpt2_module.gpt2(LONG[n_seq // 2 : n_seq], **params, n_head=n_head, cache=cache, n_logits=1, hook=hook)
         for caches in (None, [KVCache(2, 4, 600, 64) for _ in range(2)]):
-            gpt2_module.gpt2_side_by_side([LONG[:n_seq], LONG[:n_seq]], caches, **params, n_head=n_head)
-    assert Watched.n_products - before > 300
+            side_by_side([LONG[:n_seq], LONG[:n_seq]], caches, **params, n_head=n_head)
+    assert Watched.n_products > before
 
 
 def test_a_blas_that_threadpoolctl_does_not_know(monkeypatch):
@@ -118,7 +119,7 @@ def test_a_blas_that_threadpoolctl_does_not_know(monkeypatch):
     monkeypatch.setattr(threadpoolctl, "ThreadpoolController", Nothing)
     monkeypatch.setattr(threads, "blas", threads.Blas())
     assert threads.n_cores() == 0
-    np.testing.assert_allclose(MODEL.forward(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
+    np.testing.assert_allclose(MODEL.logits(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
     assert len(MODEL.generate(LONG[:9], 5)) == 5
 
 
@@ -130,7 +131,7 @@ def test_a_hook_sees_whole_arrays_in_the_thread_that_called(use):
         assert threading.current_thread() is threading.main_thread()
         seen[name] = x.shape
 
-    MODEL.forward(LONG, hook=hook)
+    MODEL.logits(LONG, hook=hook)
     assert seen["blocks.0.attn.pattern"] == (4, 600, 600)
     assert seen["blocks.1.mlp.post"] == (600, 256)
 
@@ -145,7 +146,7 @@ def test_an_error_in_one_panel_ends_the_pass(use):
             raise MemoryError("no more")
         time.sleep(0.002)
 
-    with pytest.raises(MemoryError, match="no more"), threads.all_cores(2, 1, 1024):
+    with pytest.raises(MemoryError, match="no more"), threads.cores_for(2, 1, 1024):
         threads.share(work, range(1000))
     assert len(done) < 50
 
@@ -157,9 +158,9 @@ def test_a_hook_may_make_a_pass_of_its_own(use):
     def hook(name, x):
         if name in ("blocks.0.resid_pre", "blocks.1.resid_pre"):
             teams.append(threads.n_threads())
-            np.testing.assert_allclose(MODEL.forward(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
+            np.testing.assert_allclose(MODEL.logits(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
 
-    logits = MODEL.forward(LONG, hook=hook)
+    logits = MODEL.logits(LONG, hook=hook)
     np.testing.assert_allclose(logits, WHOLE, atol=1e-4 * np.abs(WHOLE).max())
     assert teams == [3, 3]
 
@@ -168,11 +169,12 @@ def test_a_hook_may_make_a_pass_of_its_own(use):
 def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
     use(5)
     pauses = np.random.default_rng(seed).uniform(0, 0.004, (5, 3))  # of each chunk in each layer
-    cache = KVCache(n_layer=3, n_head=1, n_ctx=300, n_embd=100)
+    cache = KVCache(n_layer=4, n_head=1, n_ctx=300, n_embd=100)
 
-    def run(x, caches, n_wanted):
+    @chunks.in_chunks
+    def layers(x, caches, n_wanted, blocks, n_head):
         i = int(x[0, 0] // 60)
-        for layer, pause in zip(caches, pauses[i]):
+        for layer, pause in zip(caches[:-1], pauses[i]):  # in the last layer, rows that are not wanted need not wait
             time.sleep(pause)
             k, v = layer.extend(x[None], -x[None])
             np.testing.assert_array_equal(k[0, :, 0], np.arange(k.shape[1]))
@@ -181,9 +183,9 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
         return x[len(x) - n_wanted :]
 
     x = np.repeat(np.arange(300, dtype=np.float32)[:, None], 100, axis=1)
-    with threads.all_cores(300, cache.n_layer, cache.n_embd):
+    with threads.cores_for(300, cache.n_layer, cache.n_embd):
         assert threads.n_threads() == 5
-        np.testing.assert_array_equal(threads.in_chunks(run, x, cache, 130, whole=False), x[170:])
+        np.testing.assert_array_equal(layers(x, cache.layers, 130, None, 1), x[170:])
 
 
 @pytest.mark.parametrize("n_seq, n, idle, n_threads", [
@@ -194,13 +196,13 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
 def test_few_rows_are_left_to_the_blas_where_nothing_else_runs(use, monkeypatch, n_seq, n, idle, n_threads):
     use(n)
     monkeypatch.setattr(threads, "idle", lambda: idle)
-    with threads.all_cores(n_seq, 1, 1024):
+    with threads.cores_for(n_seq, 1, 1024):
         assert threads.n_threads() == n_threads
 
 
 @pytest.mark.parametrize("n_past, n_seq, n", [(0, 1023, 4), (0, 512, 2), (700, 323, 3), (0, 250, 64)])
 def test_chunks_are_equal_work(n_past, n_seq, n):
-    cuts = threads.equal_work(n_past, n_seq, n)
+    cuts = chunks.equal_work(n_past, n_seq, n)
     assert cuts[0] == 0 and cuts[-1] == n_seq and len(cuts) == n + 1
     work = [sum(1 + (n_past + i) / 2000 for i in range(a, b)) for a, b in zip(cuts, cuts[1:])]
     assert max(work) - min(work) < 4
@@ -224,10 +226,10 @@ def test_an_error_in_one_thread_ends_the_pass(use, monkeypatch, n_seq, call):
     monkeypatch.setattr(gpt2_module, "gelu", failing)
     cache = KVCache(n_layer=2, n_head=4, n_ctx=600, n_embd=64)
     with pytest.raises(MemoryError, match="no more"):
-        MODEL.forward(LONG[:n_seq], cache=cache)
+        MODEL.logits(LONG[:n_seq], cache=cache)
     assert cache.length == 0
     monkeypatch.setattr(gpt2_module, "gelu", gelu)
-    np.testing.assert_allclose(MODEL.forward(LONG[:n_seq], cache=cache), WHOLE[:n_seq], atol=1e-3)
+    np.testing.assert_allclose(MODEL.logits(LONG[:n_seq], cache=cache), WHOLE[:n_seq], atol=1e-3)
 
 
 @pytest.mark.parametrize("in_main_thread", [True, False])
@@ -244,7 +246,7 @@ def test_ctrl_c_ends_a_pass_at_once(use, monkeypatch, in_main_thread):
 
     model = random_model(n_embd=64, n_layer=60)
     with pytest.raises(KeyboardInterrupt):
-        model.forward(LONG)
+        model.logits(LONG)
     assert len(calls) < 60
 
 
@@ -254,9 +256,9 @@ def test_numpys_error_settings_hold_in_all_threads(use):
     params["wte"][LONG] = 3e38
     with np.errstate(all="ignore"):
         model = MODEL._replace(params=params)
-        model.forward(LONG)  # a warning would be an error here
+        model.logits(LONG)  # a warning would be an error here
     with np.errstate(all="raise"), pytest.raises(FloatingPointError):
-        model.forward(LONG)
+        model.logits(LONG)
 
 
 def test_eight_threads_of_the_program_at_once(use):
@@ -266,7 +268,7 @@ def test_eight_threads_of_the_program_at_once(use):
     def work(i):
         for _ in range(3):
             if i % 2:
-                np.testing.assert_allclose(MODEL.forward(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
+                np.testing.assert_allclose(MODEL.logits(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
             else:
                 assert MODEL.generate(LONG[:50], 20) == expected
         return "right"
@@ -282,14 +284,14 @@ import os, sys
 sys.path[:0] = ["tests", "."]
 import numpy as np
 from helpers import random_model
-from backend import threads
+from backend import chunks, threads
 threads.n_cores = lambda: 3
 model, ids = random_model(n_embd=64), list(range(200)) * 3
-expected, limit = model.forward(ids), threads.blas.allowed()
+expected, limit = model.logits(ids), threads.blas.allowed()
 with threads.blas.limited(1):  # as while another thread is in a pass
     pid = os.fork()
     if pid == 0:
-        same = np.allclose(model.forward(ids), expected, atol=1e-3) and len(model.generate(ids[:9], 9)) == 9
+        same = np.allclose(model.logits(ids), expected, atol=1e-3) and len(model.generate(ids[:9], 9)) == 9
         os._exit(0 if same and threads.blas.allowed() == limit else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """

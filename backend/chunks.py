@@ -1,0 +1,167 @@
+"""Rows of a pass: a long prompt in chunks, one a thread; in the last layer only the rows that are wanted."""
+import contextlib
+import functools
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from backend.threads import MIN_CHUNK_ROWS, min_rows_for_chunks, n_threads, share
+from generation.hooks import no_hook
+from generation.kv_cache import LayerCache, SideBySide, no_cache
+
+MAX_CHUNK_ROWS = 256  # more need more memory
+MAX_CHUNK_ROWS_OF_ONE_THREAD = 128  # it has the processor's cache to itself
+
+
+def in_chunks(layers: Callable) -> Callable:
+    """A decorator of layers(x, caches, n_wanted, ...): takes the rows of x through the layers in chunks, one a thread,
+    where that is faster.
+
+    Chunks go through a layer one shortly after the other, because a row needs the keys and values of all rows before
+    it. With a hook, all rows go at once.
+    """
+
+    @functools.wraps(layers)
+    def run(x, caches, n_wanted, blocks, n_head, hook=no_hook):
+        if hook is not no_hook or isinstance(caches[0], SideBySide):
+            return layers(x, caches, n_wanted, blocks, n_head, hook)
+
+        def go(x, caches, n_wanted):
+            *caches, last = caches
+            return layers(x, [*caches, LastRows(last, n_wanted)], n_wanted, blocks, n_head)
+
+        n_chunks = number_of_chunks(len(x), n_threads())
+        return go(x, caches, n_wanted) if n_chunks == 1 else chunk_by_chunk(go, x, caches, n_wanted, n_chunks)
+
+    return run
+
+
+def number_of_chunks(n_seq: int, n_threads: int) -> int:
+    if n_threads <= 1:
+        return -(-n_seq // MAX_CHUNK_ROWS_OF_ONE_THREAD)
+    if n_seq < min_rows_for_chunks(n_threads):
+        return 1
+    return min(n_threads * -(-n_seq // (n_threads * MAX_CHUNK_ROWS)), n_seq // MIN_CHUNK_ROWS)
+
+
+def chunk_by_chunk(go: Callable[..., np.ndarray], x: np.ndarray, caches: list[LayerCache], n_wanted: int,
+                   n_chunks: int) -> np.ndarray:
+    """The last n_wanted rows of x [n_seq, n_embd] after all layers, go(rows, caches, n_wanted) for each chunk."""
+    n_seq, n_past = len(x), caches[0].length
+    cuts, progress = equal_work(n_past, n_seq, n_chunks), Progress(len(caches), n_chunks)
+    outputs: list = [None] * n_chunks
+
+    def run_chunk(i):
+        start, stop = cuts[i : i + 2]
+        chunk_caches = [ChunkCache(layer, n_past + start, n_past + stop, i, written, progress)
+                        for layer, written in zip(caches, progress.written)]
+        try:
+            outputs[i] = go(x[start:stop], chunk_caches, max(0, min(stop - start, stop - n_seq + n_wanted)))
+        except Stopped:
+            pass
+        except BaseException:
+            progress.stop()
+            raise
+
+    try:
+        share(run_chunk, range(n_chunks))
+    finally:
+        progress.stop()  # for those who still wait after an error or Ctrl-C
+    for layer in caches:
+        layer.length += n_seq
+    return np.concatenate(outputs)  # [n_wanted, n_embd]
+
+
+def equal_work(n_past: int, n_seq: int, n_chunks: int) -> list[int]:
+    """Cut n_seq rows into chunks of the same work: [0, ..., n_seq].
+
+    A later row meets more keys: at the 124M's shapes, position 2,000 costs twice as much as position 0.
+    """
+    work = np.cumsum(1 + np.arange(n_past, n_past + n_seq) / 2000)
+    return [0, *np.searchsorted(work, work[-1] * np.arange(1, n_chunks) / n_chunks).tolist(), n_seq]
+
+
+class Stopped(Exception):
+    """Another chunk failed."""
+
+
+class Progress:
+    """Which chunks have written their keys and values in which layers: events `written[layer][chunk]`."""
+
+    def __init__(self, n_layer: int, n_chunks: int):
+        self.written = [[threading.Event() for _ in range(n_chunks)] for _ in range(n_layer)]
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Let nobody wait any longer: `ChunkCache.extend` raises `Stopped`."""
+        self.stopped = True
+        for events in self.written:
+            for event in events:
+                event.set()
+
+
+class ChunkCache:
+    """What chunk number i sees of a layer's cache: the positions up to its own, n_past to stop."""
+
+    def __init__(self, layer: LayerCache, n_past: int, stop: int, i: int, written: list[threading.Event],
+                 progress: Progress):
+        self.layer, self.length, self.stop = layer, n_past, stop
+        self.i, self.written, self.progress = i, written, progress
+
+    def append(self, k: np.ndarray, v: np.ndarray) -> None:
+        """As `LayerCache.append`; tells the chunks after this one when it has written all of its own."""
+        self.length = self.layer.write(self.length, k, v)
+        if self.length == self.stop:
+            self.written[self.i].set()
+
+    def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `LayerCache.extend`; returns when all chunks before this one have written theirs."""
+        self.append(k, v)
+        for event in self.written[: self.i]:  # all of them: the one just before may be ahead of another
+            event.wait()
+        if self.progress.stopped:
+            raise Stopped
+        return self.layer.read(self.length)
+
+
+# --- the last layer -----------------------------------------------------------------------------
+
+
+class LastRows:
+    """The cache of the last layer, where only the last n_wanted rows are needed."""
+
+    def __init__(self, cache: LayerCache | ChunkCache, n_wanted: int):
+        self.cache, self.n_wanted = cache, n_wanted
+
+
+class KeysAndValues:
+    """A layer's cache that keeps keys and values and ends the block there."""
+
+    def __init__(self, cache: LayerCache | ChunkCache):
+        self.cache = cache
+
+    def extend(self, k: np.ndarray, v: np.ndarray) -> None:
+        self.cache.append(k, v)
+        raise Kept
+
+
+class Kept(Exception):
+    """The keys and values are in the cache: nothing else of these rows is needed."""
+
+
+def wanted_rows_only(block: Callable) -> Callable:
+    """A decorator of transformer_block(x, ..., cache): where the cache is `LastRows`, the other rows are computed as
+    far as their keys and values, since nothing uses their output."""
+
+    @functools.wraps(block)
+    def run(x, *weights, cache=no_cache, **options):
+        if not isinstance(cache, LastRows):
+            return block(x, *weights, cache=cache, **options)
+        others, x = np.split(x, [len(x) - cache.n_wanted])
+        if len(others):
+            with contextlib.suppress(Kept):
+                block(others, *weights, cache=KeysAndValues(cache.cache), **options)
+        return block(x, *weights, cache=cache.cache, **options) if len(x) else x
+
+    return run
