@@ -161,7 +161,7 @@ def test_help(run):
     (["x", "-t1", "--top_p", "0"], 2, "top_p must be a number above 0 and at most 1, not 0"),
     (["x", "-t1", "--top_p", "1.01"], 2, "top_p must be a number above 0 and at most 1, not 1.01"),
     (["x", "-t1", "--seed", "one"], 2, "seed must be a whole number, not 'one'"),
-    (["x", "-t1", "--seed", "-1"], 2, "seed must be a whole number, 0 or more, not -1"),
+    (["x", "-t1", "--seed", "-1"], 2, "seed must be a whole number, at least 0, not -1"),
     (["x", "-t1", "--n_samples", "0"], 2, "n_samples must be a whole number, at least 1, not 0"),
     (["x", "--seed", "1"], 2, "seed = 1 makes no difference at temperature 0"),
     (["x", "--top_k", "1"], 2, "top_k = 1 makes no difference"),
