@@ -30,13 +30,13 @@ def workers_for(folder, names, n_cores=None):
             worker.close()
 
 
-def compare(table, what, values, reach=""):
-    """A row: our median in ms, the median of each engine with our ratio to it, what is to be reached."""
+def compare(table, what, values, target=""):
+    """A row: our median in ms, the median of each engine with our ratio to it, the target."""
     cells = [what, f"**{1000 * statistics.median(values['NumPy']):.4g}**"]
     for name in list(ENGINES)[1:]:
         cells.append(f"{1000 * statistics.median(values[name]):.4g} (**{ratio(values, 'NumPy', name):.2f}**)"
                      if name in values else "")
-    table.row(*cells, reach)
+    table.row(*cells, target)
 
 
 def generation(folder, quick):
@@ -50,7 +50,7 @@ def generation(folder, quick):
         lengths = (10, 32, 128, 512, 1023) if n_cores > 1 else (512, 1023)
         lengths = (10, 100) if quick else (10, 32, 64, 128, 256, 512, 1023) if every else lengths
         table = Table(f"Milliseconds on {n_cores} core{'s' * (n_cores > 1)}", "",
-                      *(engine.name for engine in ENGINES.values()), "reach")
+                      *(engine.name for engine in ENGINES.values()), "target")
         with workers_for(folder, ENGINES if n_cores > 1 else list(ENGINES)[:-1], n_cores) as workers:
             for n in lengths:
                 values = rounds(workers, n_rounds, lambda worker, n=n: worker("prompt", text_ids(n, n_vocab))[0])
@@ -89,7 +89,7 @@ def beside_busy_processes(folder, quick):
     """A new token while other processes keep cores busy, against our own idle time and the peers'."""
     n_vocab, n_all = n_vocab_of(folder), len(CORES)
     table = Table(f"A new token beside busy processes, milliseconds on {n_all} cores", "busy processes",
-                  *(ENGINES[name].name for name in ("NumPy", *PEERS)), "over our idle time", "reach")
+                  *(ENGINES[name].name for name in ("NumPy", *PEERS)), "over our idle time", "target")
     idle = None
     with workers_for(folder, ("NumPy", *PEERS)) as workers:
         for n in (0, 1) if quick else sorted({0, 1, 2, n_all}):
@@ -98,10 +98,10 @@ def beside_busy_processes(folder, quick):
                                 lambda worker: worker("decode", text_ids(10, n_vocab), 4 if quick else 16)[1])
             medians = {name: statistics.median(times) for name, times in values.items()}
             idle = idle or medians["NumPy"]
-            reach = {0: 1.0, 1: 1.6, 2: 2.0, n_all: 3.5}[n]
+            target = {0: 1.0, 1: 1.6, 2: 2.0, n_all: 3.5}[n]
             table.row(n, f"**{1000 * medians['NumPy']:.4g}**",
                       *(f"{1000 * medians[name]:.4g}" if name in medians else "missing" for name in PEERS),
-                      f"{medians['NumPy'] / idle:.2f}", f"{reach}, below each peer" if n else "")
+                      f"{medians['NumPy'] / idle:.2f}", f"{target}, below each peer" if n else "")
     return [table]
 
 
@@ -109,7 +109,7 @@ def few_rows(folder, quick):
     """What prompt lookup pays: a pass over several rows, against a pass over one."""
     counts = (1, 2, 8) if quick else (1, 2, 4, 8, 16, 32, 64)
     numbers = [len(CORES)] if quick else sorted({1, min(2, len(CORES)), len(CORES)})
-    table = Table("A pass over several rows, against one row", "cores", *(f"{n} rows" for n in counts), "reach")
+    table = Table("A pass over several rows, against one row", "cores", *(f"{n} rows" for n in counts), "target")
     for n_cores in numbers:
         with workers_for(folder, ["NumPy"], n_cores) as workers:
             rounds_of = [[workers["NumPy"]("rows", n)[1] for n in counts] for _ in range(2 if quick else 8)][1:]

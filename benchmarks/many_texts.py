@@ -159,7 +159,7 @@ def main(quick=False):
                   + (f"{statistics.median(of_score):,.0f} |" if of_score else "|"))
         ratio = lambda rates, a, b: statistics.median(x / y for x, y in zip(rates[a], rates[b]))
         all_workers, one_worker = f"{ours}, {N_THREADS} workers", f"{ours}, 1 workers"
-        print("\n| | | reach |\n|---|---|---|")
+        print("\n| | | target |\n|---|---|---|")
         for name in peers:
             print(f"| generate, over {name} in batches of {best[name]} | {ratio(generated, ours, name):.2f} | 2 |")
         print(f"| generate, over one by one | {ratio(generated, ours, 'generate, one by one'):.2f} | 8 |")

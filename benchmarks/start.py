@@ -55,7 +55,7 @@ def start(folder, quick):
     """Cold start and memory, as whole processes."""
     size = folder.name.removeprefix("random-")
     total, largest = weights_mb(size)
-    table = Table("Start and memory, as whole processes", "", "", "reach")
+    table = Table("Start and memory, as whole processes", "", "", "target")
     arguments = [str(ROOT), str(folder.parent), folder.name]
     convert(table, folder, largest)
     ours = [sys.executable, str(ROOT / "gpt2.py"), "Alan Turing theorized", "1", "--model_size", folder.name,
@@ -88,7 +88,7 @@ def convert(table, folder, largest):
 
 def sizes(models_dir):
     """The four official sizes: decoding against the products alone, peak memory, conversion."""
-    table = Table("The four official sizes", "", "", "reach")
+    table = Table("The four official sizes", "", "", "target")
     for size in ("124M", "355M", "774M", "1558M"):
         folder = models_dir / f"random-{size}"
         make_random_model(size, folder)

@@ -75,7 +75,7 @@ def tokenizer(folder, quick):
     text = mixed_text(200_000 if quick else 1_500_000)
     megabytes = len(text.encode()) / 1e6
     encoder = get_encoder(folder.name, folder.parent)
-    table = Table("Tokenizer", f"{megabytes:.1f} MB of mixed text", "", "reach")
+    table = Table("Tokenizer", f"{megabytes:.1f} MB of mixed text", "", "target")
     first, theirs = [], []
     for _ in range(1 if quick else 5):
         fresh, published = get_encoder(folder.name, folder.parent), RescanningEncoder(vocabulary, merges)
