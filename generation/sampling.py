@@ -33,7 +33,7 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_number("temperature", self.temperature, lambda t: 0 <= t <= sys.float_info.max,
                      "a finite number, 0 (greedy) or more")
         if self.top_k is not None:
@@ -90,7 +90,7 @@ class Sampling:
         near = race >= race[winner] * np.exp(-margin / self.temperature)
         return bool(unsure[winner] or np.count_nonzero(near) > 1)
 
-    def _edge_is_unsure(self, logits, kept, margin):
+    def _edge_is_unsure(self, logits: np.ndarray, kept: np.ndarray, margin: float) -> bool:
         """Whether rounding may decide which tokens top_k and top_p keep."""
         least = logits[kept].min()
         if least - logits[~kept].max() <= margin:
@@ -102,7 +102,7 @@ class Sampling:
         return min(mass - self.top_p, self.top_p - mass + p[kept].min()) <= margin / self.temperature
 
 
-def exponential(rng, n):
+def exponential(rng: np.random.Generator, n: int) -> np.ndarray:
     """n exponentially distributed numbers, none of them 0."""
     return np.maximum(rng.standard_exponential(n), np.finfo(np.float64).tiny)
 

@@ -35,6 +35,29 @@ def test_the_length_can_only_be_lowered(length):
         cache.length = length
 
 
+@pytest.mark.parametrize("length", [2.0, True, "2", None])
+def test_the_length_is_a_whole_number(length):
+    cache = KVCache(**SIZES)
+    random_model().logits([1, 2, 3], cache=cache)
+    with pytest.raises(TypeError, match=f"whole number from 0 to 3, not {length!r}"):
+        cache.length = length
+    assert cache.length == 3
+
+
+def test_a_hook_cannot_use_the_cache_of_its_own_pass():
+    model, cache = random_model(), KVCache(**SIZES)
+    plain = model.logits([1, 2, 3])
+
+    def use(name, x):
+        for use in (lambda: model.logits([4], cache=cache), lambda: setattr(cache, "length", 0)):
+            with pytest.raises(ValueError, match="the cache is in use by a pass that has not ended"):
+                use()
+
+    np.testing.assert_allclose(model.logits([1, 2, 3], cache=cache, hook=use), plain, atol=1e-5)
+    assert cache.length == 3
+    cache.length = 1  # the pass has ended
+
+
 @pytest.mark.parametrize("where", ["embed", "blocks.0.attn.pattern", "blocks.1.resid_mid", "logits"])
 def test_a_pass_that_fails_leaves_the_cache_as_it_was(where):
     model, cache = random_model(), KVCache(**SIZES)
