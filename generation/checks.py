@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class ForwardPass(Protocol):
     """`gpt2.gpt2` as it is called."""
 
-    def __call__(self, inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray, blocks: list[dict[str, Any]],
-                 ln_f: dict[str, Any], n_head: int, *, cache: KVCache | None = None, n_logits: int | None = None,
-                 hook: Hook | None = None) -> np.ndarray: ...
+    def __call__(self, inputs: Sequence[int] | np.ndarray, wte: np.ndarray, wpe: np.ndarray,
+                 blocks: list[dict[str, Any]], ln_f: dict[str, Any], n_head: int, *, cache: KVCache | None = None,
+                 n_logits: int | None = None, hook: Hook | None = None) -> np.ndarray: ...
 
 
 def checked_pass(forward: Callable[..., np.ndarray]) -> ForwardPass:
@@ -75,8 +75,8 @@ def check_number(name: str, value: object, valid: Callable[[Any], bool], wanted:
         raise (ValueError if is_number else TypeError)(f"{name} must be {wanted}, not {value!r}")
 
 
-def check_pass(n_seq: int, wte: np.ndarray, wpe: np.ndarray, blocks: list[dict[str, Any]], n_head: int, cache: KVCache | None,
-               n_logits: int | None) -> None:
+def check_pass(n_seq: int, wte: np.ndarray, wpe: np.ndarray, blocks: list[dict[str, Any]], n_head: int,
+               cache: KVCache | None, n_logits: int | None) -> None:
     """TypeError or ValueError unless the arguments of `gpt2.gpt2` fit each other."""
     n_embd, n_past = wte.shape[1], 0
     check_whole("n_head", n_head, 1, n_embd, "n_embd, the width of the model")

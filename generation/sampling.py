@@ -90,7 +90,7 @@ class Sampling:
         near = race >= race[winner] * np.exp(-margin / self.temperature)
         return bool(unsure[winner] or np.count_nonzero(near) > 1)
 
-    def _edge_is_unsure(self, logits: np.ndarray, kept: np.ndarray, margin: float) -> bool:
+    def _edge_is_unsure(self, logits: np.ndarray, kept: np.ndarray, margin: np.floating) -> bool:
         """Whether rounding may decide which tokens top_k and top_p keep."""
         least = logits[kept].min()
         if least - logits[~kept].max() <= margin:
