@@ -4,8 +4,8 @@ A model is a folder with the files in which OpenAI published GPT-2: hparams.json
 (the vocabulary), and a TensorFlow checkpoint (the weights). `load_encoder_hparams_and_params` finds it by its name,
 downloads it where it is an official one that is not there yet, and reads it.
 
-Reading the checkpoint needs TensorFlow, which takes seconds to import; so the weights are kept beside it as one plain
-NumPy file, which later runs map into memory in a millisecond (`model_files/weights.py`).
+The weights are kept beside the checkpoint as one plain NumPy file, which later runs map into memory in a millisecond
+(`model_files/weights.py`).
 
 What people should know meanwhile (a download, a conversion, a wait) is logged as a warning, which Python's `logging`
 prints to stderr as a plain line, unless it is told otherwise.
@@ -160,7 +160,7 @@ def load_encoder_hparams_and_params(model_size: str | None = None, models_dir: s
     Raises:
         FileNotFoundError: there is no such model, or a file of it is missing.
         ValueError: the name is not the name of a folder, a file is damaged, or files do not belong together.
-        ImportError: the weights have not been converted yet and TensorFlow cannot be imported.
+        ImportError: the checkpoint is one that only TensorFlow reads, and TensorFlow cannot be imported.
         OSError: as `download_gpt2_files`.
     """
     model_dir = find_model(DEFAULT_MODEL if model_size is None else model_size, models_dir)
@@ -250,7 +250,7 @@ def missing_files(model_dir: str | os.PathLike) -> list[Path]:
     """Which of the files that a model needs are not in `model_dir`.
 
     The checkpoint's data file may be missing if the converted weights are there: a model can be shipped with
-    params-*.npy and model.ckpt.index alone, and then loads without TensorFlow.
+    params-*.npy and model.ckpt.index alone.
     """
     model_dir = Path(model_dir)
     missing = [model_dir / name for name in ("checkpoint", "hparams.json", *VOCABULARY_FILES)
@@ -261,7 +261,7 @@ def missing_files(model_dir: str | os.PathLike) -> list[Path]:
     missing = checkpoint.missing_files(prefix)
     if missing and checkpoint.index_file(prefix) not in missing:
         shapes = parameter_shapes(load_hparams(model_dir))
-        if weights.find(model_dir, checkpoint.index_file(prefix), shapes) is not None:
+        if weights.find(model_dir, checkpoint.fingerprint(prefix), shapes) is not None:
             return []
     return missing
 
@@ -310,7 +310,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | os.PathLike, hparams: dict
     Raises:
         ValueError: a tensor is missing, has another shape or type, belongs to no layer, or is damaged; it is named.
         FileNotFoundError: there is no such checkpoint.
-        ImportError: TensorFlow cannot be imported.
+        ImportError: the checkpoint is one that only TensorFlow reads, and TensorFlow cannot be imported.
     """
     return nested(weights.ordered(checkpoint.read_tensors(Path(tf_ckpt_path), parameter_shapes(hparams))), hparams)
 
@@ -325,7 +325,8 @@ def load_params(model_dir: str | os.PathLike, hparams: dict) -> dict:
     index = checkpoint.index_file(prefix)
     if not index.is_file():
         raise FileNotFoundError(f"{index} is missing: without it the checkpoint cannot be read")
-    return nested(weights.load(model_dir, index, shapes, lambda: checkpoint.read_tensors(prefix, shapes)), hparams)
+    return nested(weights.load(model_dir, lambda: checkpoint.fingerprint(prefix), shapes,
+                               lambda: checkpoint.read_tensors(prefix, shapes)), hparams)
 
 
 def parameter_shapes(hparams: dict) -> dict[str, tuple[int, ...]]:

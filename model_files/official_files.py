@@ -3,8 +3,9 @@ import json
 import re
 from pathlib import Path
 
+from model_files.tensor_bundle import MAGIC
+
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
-TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")  # ends every LevelDB table, which is the format of the index
 
 
 def check_checkpoint(path: Path) -> None:
@@ -28,9 +29,9 @@ def check_index(path: Path) -> None:
     """ValueError unless the file ends as a LevelDB table does.
 
     The table's footer is written last, so a file that has it was not cut short, and is no text. Which tensors it lists,
-    and whether each has the checksum that it states, TensorFlow finds out when it reads them.
+    and whether each has the checksum that it states, is found out when they are read.
     """
-    if not path.read_bytes().endswith(TABLE_MAGIC):
+    if not path.read_bytes().endswith(MAGIC):
         raise ValueError("it is not a TensorFlow index, or not all of one")
 
 

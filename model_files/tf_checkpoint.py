@@ -1,14 +1,24 @@
-"""Reading TensorFlow checkpoints."""
-import contextlib
+"""A model's TensorFlow checkpoint: which files it has, and its tensors, checked against the model's sizes.
+
+`tensor_bundle` reads what TensorFlow has written since 2017. TensorFlow itself is only imported for the rest.
+"""
+from __future__ import annotations
+
+import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from model_files.quiet import quiet
+from model_files import tensor_bundle
+from model_files.tensor_bundle import Unsupported
+
+Shapes = dict[str, tuple[int, ...]]  # of tensors by their names without "model/"
+TYPES = {1: "float32", 2: "float64", 3: "int32", 9: "int64", 14: "bfloat16", 19: "float16"}  # in types.proto
 
 
-def latest_checkpoint(model_dir):
+def latest_checkpoint(model_dir: Path) -> Path:
     """The path, without .index and .data-..., of the weights that the file `checkpoint` names.
 
     TensorFlow's Saver writes this small text file. The path in it may be that of another machine: only its last part
@@ -22,30 +32,45 @@ def latest_checkpoint(model_dir):
     return path.with_name(match[1])
 
 
-def index_file(prefix):
-    """The file that lists a checkpoint's tensors, with the place, the size and the CRC-32C of each."""
-    return prefix.with_name(prefix.name + ".index")
+def index_file(prefix: Path) -> Path:
+    """The file that lists a checkpoint's tensors, with the place, the size and the CRC-32C of each.
+
+    In the V1 format, of before 2017, there is one file for all, named `prefix`.
+    """
+    path = prefix.with_name(prefix.name + ".index")
+    return prefix if prefix.is_file() and not path.exists() else path
 
 
-def data_files(prefix):
+def data_files(prefix: Path) -> list[Path]:
     """The files that hold a checkpoint's numbers; an empty list where there are none."""
+    if index_file(prefix) == prefix:
+        return [prefix]
     return sorted(path for path in prefix.parent.iterdir()
                   if re.fullmatch(re.escape(prefix.name) + r"\.data-\d{5}-of-\d{5}", path.name) and path.is_file())
 
 
-def missing_files(prefix):
-    """Which of the files of a checkpoint are not there (a list of Path)."""
+def missing_files(prefix: Path) -> list[Path]:
+    """Which of the files of a checkpoint are not there."""
     missing = [] if index_file(prefix).is_file() else [index_file(prefix)]
     return missing if data_files(prefix) else [*missing, prefix.with_name(prefix.name + ".data-00000-of-00001")]
 
 
-def read_tensors(prefix, shapes):
-    """The tensors of a checkpoint, one by one, so that no more than one is in memory.
+def fingerprint(prefix: Path) -> bytes:
+    """Bytes that are others where the weights are: the index, which has the checksum of every tensor."""
+    if index_file(prefix) != prefix:
+        return index_file(prefix).read_bytes()
+    digest = hashlib.sha256()  # the V1 format has the weights in the same file
+    with open(prefix, "rb") as file:
+        while data := file.read(2**20):
+            digest.update(data)
+    return digest.digest()
 
-    TensorFlow is imported when the first tensor is asked for. It checks each against its CRC-32C.
+
+def read_tensors(prefix: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a checkpoint, one by one, so that no more than one is in memory. Each has its checksum verified.
 
     Args:
-        prefix: Path of the checkpoint without .index and .data-....
+        prefix: path of the checkpoint without .index and .data-....
         shapes: dict {name: shape} of all the tensors there should be, named without "model/". OpenAI's linear layers
             are convolutions of width 1: a leading 1 in the file is dropped.
 
@@ -55,100 +80,100 @@ def read_tensors(prefix, shapes):
     Raises:
         FileNotFoundError, PermissionError: at once, where a file is missing or cannot be read.
         ValueError: a tensor is missing, has another shape or type or is not in `shapes`, or a file is damaged.
-        ImportError: TensorFlow is missing, or fails when it is imported.
+        ImportError: the checkpoint is one that only TensorFlow reads, and TensorFlow cannot be imported.
     """
     for path in missing_files(prefix):
         raise FileNotFoundError(f"{path} is missing: without it the checkpoint cannot be read")
-    files = [index_file(prefix), *data_files(prefix)]
-    for path in files:
+    for path in (index_file(prefix), *data_files(prefix)):
         open(path, "rb").close()
-    return _checked_tensors(prefix, shapes, files)
+    return _tensors(prefix, shapes)
 
 
-def _checked_tensors(prefix, shapes, files):
-    tf, errors = _import_tensorflow()
-    with _path_for_tensorflow(prefix, files) as path:
-        try:
-            with quiet():
-                reader = tf.train.load_checkpoint(path)
-                stored, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-        except errors as error:
-            raise ValueError(f"{files[0]} is damaged ({_first_line(error)}): download it again") from None
-        for name, shape in shapes.items():
-            full_name = f"model/{name}"
-            if full_name not in stored:
-                raise ValueError(f"{prefix} has no tensor {full_name}, which the sizes in hparams.json require")
-            if dtypes[full_name] != tf.float32:
-                raise ValueError(f"{prefix}: {full_name} is {dtypes[full_name].name}, it must be float32")
-            if tuple(stored[full_name]) not in (shape, (1, *shape)):
-                raise ValueError(f"{prefix}: {full_name} has shape {stored[full_name]}, but hparams.json needs "
-                                 f"{list(shape)}")
-        unused = _unused(stored, shapes)
-        if unused:
-            more = f" and {len(unused) - 1} more" if unused[1:] else ""
-            raise ValueError(f"{prefix} has the tensor {unused[0]}{more}, for which a GPT-2 of the sizes in "
-                             "hparams.json has no use: is n_layer too small?")
-        n_bytes, needed = sum(file.stat().st_size for file in files[1:]), 4 * sum(map(np.prod, shapes.values()))
-        if n_bytes < needed:
-            raise ValueError(f"{prefix}.data-* is damaged: it has {n_bytes:,} bytes, but its tensors need {needed:,}; "
-                             "download it again")
-        for name, shape in shapes.items():
-            try:
-                with quiet():
-                    array = reader.get_tensor(f"model/{name}")
-            except errors as error:
-                raise ValueError(f"{prefix}.data-* is damaged at model/{name} ({_first_line(error)}): download it "
-                                 "again") from None
-            yield name, array.reshape(shape)
-
-
-def _import_tensorflow():
-    """The module and the exceptions that its reader raises for a damaged file."""
+def _tensors(prefix, shapes):
     try:
-        with quiet():
-            import tensorflow as tf
-        return tf, (tf.errors.OpError, RuntimeError, IndexError, ValueError)
-    except Exception as error:  # ImportError, AttributeError, RuntimeError, ...: an installation breaks in many ways
-        raise ImportError("reading a TensorFlow checkpoint needs TensorFlow, which cannot be imported "
-                          f"({_first_line(error)}): pip install -r requirements.txt") from error
-
-
-@contextlib.contextmanager
-def _path_for_tensorflow(prefix, files):
-    """The checkpoint's path, or, if TensorFlow would misread it, the path of links to its files in a temporary folder.
-
-    TensorFlow takes a path with * ? [ ] or \\ as a pattern, which no file matches, and refuses one that is not UTF-8.
-    """
-    misread = re.compile(r"[*?\[\]\\\ud800-\udfff]")
-    path = prefix.as_posix()  # with / on Windows too
-    if not misread.search(path):
-        yield path
+        if index_file(prefix) == prefix:
+            raise Unsupported("is of the V1 format")
+        entries = _checked_entries(prefix, shapes)
+    except Unsupported as reason:
+        yield from _tensors_by_tensorflow(prefix, shapes, reason)
         return
-    import shutil
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        if misread.search(Path(folder).as_posix()):
-            raise ValueError(f"TensorFlow can read neither {prefix} nor a link in {folder}, as they have characters "
-                             "that are special to it: rename one of the folders, or set TMPDIR to another")
-        for file in files:
-            link = Path(folder, "model.ckpt" + file.name[len(prefix.name) :])
-            try:
-                link.symlink_to(file.absolute())
-            except OSError:  # on Windows, making links takes a privilege
-                shutil.copyfile(file, link)
-        yield Path(folder, "model.ckpt").as_posix()
+    for name, shape in shapes.items():
+        entry = entries[f"model/{name}"]
+        try:
+            yield name, tensor_bundle.read_tensor(entry).reshape(shape)
+        except ValueError as error:
+            raise ValueError(f"{entry.file} is damaged at model/{name} ({error}): download it again") from None
 
 
-def _unused(stored, shapes):
-    """The weights of a checkpoint that are not in `shapes`.
+def _checked_entries(prefix, shapes):
+    """The index of a checkpoint that has what `shapes` says, in files that are long enough."""
+    try:
+        entries = tensor_bundle.read_index(prefix)
+    except ValueError as error:
+        raise ValueError(f"{index_file(prefix)} is damaged ({error}): download it again") from None
+    stored = {name: (TYPES.get(entry.dtype, f"of TensorFlow's type {entry.dtype}"), entry.shape)
+              for name, entry in entries.items()}
+    _check_tensors(prefix, shapes, stored)
+    needed: dict[Path, int] = {}  # bytes that each file must have
+    for name in shapes:
+        entry = entries[f"model/{name}"]
+        if entry.partitioned:
+            raise Unsupported(f"has model/{name} in parts")
+        needed[entry.file] = max(needed.get(entry.file, 0), entry.offset + entry.size)
+    for file, n_bytes in needed.items():
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: without it the checkpoint cannot be read")
+        if file.stat().st_size < n_bytes:
+            raise ValueError(f"{file} is damaged: it has {file.stat().st_size:,} bytes, but its tensors need "
+                             f"{n_bytes:,}; download it again")
+    return entries
 
-    Not all that is left over is a weight. Training adds scalars, such as global_step, and an optimizer's slots under
-    the name of each tensor, such as model/wte/Adam. OpenAI's weights end in /w, /b or /g or lie directly in model/.
-    """
-    known = {f"model/{name}" for name in shapes}
-    weights = [name for name, shape in stored.items() if re.fullmatch(r"model/(.+/[wbg]|[^/]+)", name) and shape]
-    return sorted(set(weights) - known)
+
+def _check_tensors(prefix, shapes, stored):
+    """ValueError unless a checkpoint's tensors, {full name: (type, shape)}, are those of a GPT-2 with `shapes`."""
+    for name, shape in shapes.items():
+        if f"model/{name}" not in stored:
+            raise ValueError(f"{prefix} has no tensor model/{name}, which the sizes in hparams.json require")
+        dtype, stored_shape = stored[f"model/{name}"]
+        if dtype != "float32":
+            raise ValueError(f"{prefix}: model/{name} is {dtype}, it must be float32")
+        if stored_shape not in (shape, (1, *shape)):
+            raise ValueError(f"{prefix}: model/{name} has shape {list(stored_shape)}, but hparams.json needs "
+                             f"{list(shape)}")
+    # Not all that is left over is a weight. Training adds scalars, such as global_step, and an optimizer's slots under
+    # the name of each tensor, such as model/wte/Adam. OpenAI's weights end in /w, /b or /g or lie directly in model/.
+    weights = {name for name, (_, shape) in stored.items() if shape and re.fullmatch(r"model/(.+/[wbg]|[^/]+)", name)}
+    unused = sorted(weights - {f"model/{name}" for name in shapes})
+    if unused:
+        more = f" and {len(unused) - 1} more" if unused[1:] else ""
+        raise ValueError(f"{prefix} has the tensor {unused[0]}{more}, for which a GPT-2 of the sizes in "
+                         "hparams.json has no use: is n_layer too small?")
+
+
+def _tensors_by_tensorflow(prefix, shapes, reason):
+    """The tensors of a checkpoint that `tensor_bundle` does not read, for a `reason`."""
+    try:
+        import tensorflow as tf
+
+        errors = tf.errors.OpError, RuntimeError, IndexError, ValueError  # that its reader raises for a damaged file
+    except Exception as error:  # ImportError, AttributeError, RuntimeError, ...: an installation breaks in many ways
+        raise ImportError(f"{prefix} {reason}, which needs TensorFlow, and that cannot be imported "
+                          f"({_first_line(error)}): pip install tensorflow") from error
+    if re.search(r"[*?\[\]\\\ud800-\udfff]", prefix.as_posix()):  # it takes this for a pattern, or not at all
+        raise ValueError(f"{prefix} {reason}, which needs TensorFlow, and TensorFlow cannot read a path with * ? [ ] "
+                         "\\ or characters that are not UTF-8: rename the folder")
+    try:
+        reader = tf.train.load_checkpoint(prefix.as_posix())
+        types = reader.get_variable_to_dtype_map()
+        stored = {name: (types[name].name, tuple(shape)) for name, shape in reader.get_variable_to_shape_map().items()}
+    except errors as error:
+        raise ValueError(f"{index_file(prefix)} is damaged ({_first_line(error)}): download it again") from None
+    _check_tensors(prefix, shapes, stored)
+    for name, shape in shapes.items():
+        try:
+            yield name, reader.get_tensor(f"model/{name}").reshape(shape)
+        except errors as error:
+            raise ValueError(f"{prefix} is damaged at model/{name} ({_first_line(error)}): download it again") from None
 
 
 def _first_line(error):

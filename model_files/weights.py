@@ -1,11 +1,16 @@
-"""The converted weights: one flat NumPy file beside the checkpoint, mapped into memory."""
+"""The converted weights: one flat NumPy file in the model's folder, mapped into memory."""
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import io
 import logging
+import math
 import mmap
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -13,56 +18,58 @@ from model_files.lock import locked
 
 logger = logging.getLogger(__name__)
 
+Shapes = dict[str, tuple[int, ...]]  # of the tensors by their names, in order
+Tensors = Iterable[tuple[str, np.ndarray]]
 
-def load(model_dir, index, shapes, read):
+
+def load(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, read: Callable[[], Tensors]) -> Tensors:
     """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
 
     The copy is `params-FINGERPRINT.npy`: all tensors one after the other in one flat float32 array. Where the folder
-    cannot be written, the weights are read from the checkpoint into memory each time.
+    cannot be written, the weights are read from the model's own files into memory each time.
 
     Args:
-        model_dir: Path of the folder.
-        index: Path of the checkpoint's index.
+        model_dir: path of the folder.
+        fingerprint: function that gives bytes which differ wherever the weights in the model's own files do.
         shapes: dict {name: shape} of the tensors, in order.
-        read: callable that gives an iterator of (name, array), read from the checkpoint.
+        read: function that gives an iterator of (name, array) over the model's own files, in the same order.
 
     Returns:
         An iterator of (name, float32 array) in the order of `shapes`. Raises what `read` and its iterator raise.
     """
-    tensors = find(model_dir, index, shapes)
+    tensors = find(model_dir, fingerprint(), shapes)
     if tensors is None:
-        checkpoint = read()  # missing or unreadable files raise here: that is no reason to try without a copy
+        unconverted = read()  # missing or unreadable files raise here: that is no reason to try without a copy
         try:
             with locked(model_dir):
-                tensors = find(model_dir, index, shapes)  # another process may have converted it meanwhile
+                tensors = find(model_dir, fingerprint(), shapes)  # another process may have converted it meanwhile
                 if tensors is None:
                     logger.warning(f"converting {model_dir} to NumPy, once ...")
-                    convert(model_dir, index, shapes, checkpoint)
-                    tensors = find(model_dir, index, shapes)
+                    convert(model_dir, fingerprint, shapes, unconverted)
+                    tensors = find(model_dir, fingerprint(), shapes)
         except OSError as error:
             logger.warning(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading "
-                           "the checkpoint itself")
+                           "the model's own files")
     return ordered(read()) if tensors is None else tensors
 
 
-def find(model_dir, index, shapes):
-    """(name, array) pairs over the converted copy that fits the index, or None. It needs no data file."""
-    return mapped(converted_file(model_dir, index, shapes), shapes)
+def find(model_dir: Path, fingerprint: bytes, shapes: Shapes) -> Tensors | None:
+    """(name, array) pairs over the converted copy with this fingerprint, or None. The model's own files may be gone."""
+    return mapped(converted_file(model_dir, fingerprint, shapes), shapes)
 
 
-def converted_file(model_dir, index, shapes):
-    """The path of the converted copy of a checkpoint.
+def converted_file(model_dir: Path, fingerprint: bytes, shapes: Shapes) -> Path:
+    """The path of the converted copy.
 
-    Its name holds a hash of the index, which has the CRC-32C of every tensor: a checkpoint with other weights has
-    another name, a folder that is copied, moved or touched keeps it. The version changes when the layout of the copy
-    does.
+    Its name is a hash of the fingerprint: a model with other weights has another name, a folder that is copied, moved
+    or touched keeps it. The version changes when the layout of the copy does.
     """
     version = "C order, /w in Fortran order"
-    fingerprint = hashlib.sha256(index.read_bytes() + repr((version, list(shapes.items()))).encode()).hexdigest()[:16]
-    return model_dir / f"params-{fingerprint}.npy"
+    name = hashlib.sha256(fingerprint + repr((version, list(shapes.items()))).encode()).hexdigest()[:16]
+    return model_dir / f"params-{name}.npy"
 
 
-def by_columns(name):
+def by_columns(name: str) -> bool:
     """Whether a tensor is kept in Fortran order, column after column: the matrices of the linear layers are.
 
     It is the same [n_in, n_out] array, but all weights of one output lie side by side, so that x @ w for one row is
@@ -72,12 +79,20 @@ def by_columns(name):
     return name.endswith("/w")
 
 
-def ordered(tensors):
+def ordered(tensors: Tensors) -> Tensors:
     """(name, array) pairs with the matrices of the linear layers in Fortran order."""
-    return ((name, np.asfortranarray(array) if by_columns(name) else array) for name, array in tensors)
+    return ((name, transposed(array).T if by_columns(name) else array) for name, array in tensors)
 
 
-def mapped(path, shapes):
+def transposed(array: np.ndarray) -> np.ndarray:
+    """array.T in C order, in strips of one cache line: four times as fast as NumPy's own copy."""
+    copy = np.empty(array.shape[::-1], array.dtype)
+    for i in range(0, len(array), 16):
+        copy[:, i : i + 16] = array[i : i + 16].T
+    return copy
+
+
+def mapped(path: Path, shapes: Shapes) -> Tensors | None:
     """(name, array) pairs over the memory-mapped file `path`, or None where it is missing or not whole.
 
     Processes share the memory. It is copied on write: a weight that is changed in a notebook stays in that process.
@@ -93,10 +108,10 @@ def mapped(path, shapes):
         return None
     flat = np.frombuffer(data, np.float32, n_values, len(head))
 
-    def slices():
+    def slices() -> Iterator[tuple[str, np.ndarray]]:
         start = 0
         for name, shape in shapes.items():
-            stop = start + int(np.prod(shape))
+            stop = start + math.prod(shape)
             part = flat[start:stop]
             yield name, part.reshape(shape[::-1]).T if by_columns(name) else part.reshape(shape)
             start = stop
@@ -104,12 +119,12 @@ def mapped(path, shapes):
     return slices()
 
 
-def n_weights(shapes):
+def n_weights(shapes: Shapes) -> int:
     """How many numbers the tensors have together."""
-    return sum(int(np.prod(shape)) for shape in shapes.values())
+    return sum(map(math.prod, shapes.values()))
 
 
-def npy_head(shapes):
+def npy_head(shapes: Shapes) -> bytes:
     """The first bytes of a file of converted weights: NumPy's description of one flat float32 array."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": np.dtype(np.float32).str, "fortran_order": False,
@@ -117,25 +132,29 @@ def npy_head(shapes):
     return head.getvalue()
 
 
-def convert(model_dir, index, shapes, tensors):
+def convert(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, tensors: Tensors) -> None:
     """Write `tensors` to the converted copy, one at a time; it gets its name when it is whole. The lock is held.
 
-    Copies of what the checkpoint was before, and what killed conversions left, are removed once the new one is there.
+    Copies of what the model was before, and what killed conversions left, are removed once the new one is there.
     """
-    path = converted_file(model_dir, index, shapes)
+    from tqdm import tqdm
+
+    path = converted_file(model_dir, fingerprint(), shapes)
     partial = path.with_name(path.name + ".part")
     partial.unlink(missing_ok=True)
     file = open(partial, "xb")  # x: a new file, never what a link of that name points to
     try:
         with file:
             file.write(npy_head(shapes))
-            for name, array in tensors:
-                array = np.ascontiguousarray(array.T if by_columns(name) else array)
-                file.write(array.data.cast("B"))
+            with tqdm(desc=model_dir.name, total=4 * n_weights(shapes), unit="B", unit_scale=True, delay=0.2) as bar:
+                for name, array in tensors:
+                    array = transposed(array) if by_columns(name) else np.ascontiguousarray(array)
+                    file.write(array.data.cast("B"))
+                    bar.update(array.nbytes)
             file.flush()
             os.fsync(file.fileno())
-        if converted_file(model_dir, index, shapes) != path:  # a training that is still running, for instance
-            raise OSError("the checkpoint has changed meanwhile")
+        if converted_file(model_dir, fingerprint(), shapes) != path:  # a training that is still running, for instance
+            raise OSError("the weights have changed meanwhile")
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -28,7 +28,13 @@ def shakespeare():
 
 
 @pytest.fixture(scope="session")
-def tf_gpt2():
+def tensorflow():
+    """TensorFlow. Tests that compare with it are skipped where it is not, as on the newest Pythons."""
+    return pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="session")
+def tf_gpt2(tensorflow):
     """GPT-2 written with TensorFlow's operations: a function (folder of a checkpoint, ids) -> dict of intermediates."""
     from tf_reference import tf_gpt2
 

@@ -3,7 +3,7 @@
     python kill_runs.py FOLDER N
 
 Each run is a process of its own, killed with SIGKILL. The processes are forks of this one, which has imported what a
-run needs but used none of it; so TensorFlow is imported once, not 50 times. The moments are spread over the time of an
+run needs but used none of it; so they convert from their first moment on. The moments are spread over the time of an
 undisturbed run. The output is a line of JSON: how many runs were still working when killed, and the suffixes of the
 files that they left.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import filelock  # noqa: E402, F401
+import tqdm  # noqa: E402, F401
 
 import utils  # noqa: E402
 
@@ -54,9 +55,6 @@ def contents(folder):
 
 def main(folder, n):
     folder, rng = Path(folder), random.Random(0)
-    import tensorflow  # noqa: F401
-
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     seconds = whole_run(folder)
     wanted, n_killed, left = contents(folder), 0, set()
     for i in range(n):

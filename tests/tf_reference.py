@@ -5,11 +5,11 @@ It shares no code with it, and reads the checkpoint itself.
 import json
 from pathlib import Path
 
-import tensorflow as tf
-
 
 def tf_gpt2(folder, ids):
     """Every intermediate of a forward pass over `ids`, under TransformerLens's names, as a dict of NumPy arrays."""
+    import tensorflow as tf
+
     folder = Path(folder)
     hparams = json.loads((folder / "hparams.json").read_text())
     reader = tf.train.load_checkpoint(str(folder / "model.ckpt"))
