@@ -35,7 +35,7 @@ from backend.chunks import in_chunks, wanted_rows_only
 from backend.products import matmul
 from backend.threads import on_the_cores
 from generation.checks import check_command, check_generation, checked_pass
-from generation.hooks import Hook, no_hook, within
+from generation.hooks import Hook, no_hook, with_results, within
 from generation.kv_cache import KVCache, no_cache, text_by_text
 from generation.prompt_lookup import decode_with_lookup
 from generation.sampling import Sampling
@@ -54,11 +54,12 @@ def softmax(x):
     return exp_x / np.sum(exp_x, axis=-1, keepdims=True)
 
 
-def layer_norm(x, g, b, eps=1e-5):
+def layer_norm(x, g, b, eps=1e-5, *, hook=no_hook):
     """Each row to mean 0 and variance 1, then gain g and bias b (Ba et al., https://arxiv.org/abs/1607.06450)."""
     x = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(x * x, axis=-1, keepdims=True)
-    return x / np.sqrt(variance + eps) * g + b
+    scale = hook("scale", np.sqrt(variance + eps))  # [n_seq, 1]
+    return hook("normalized", x / scale) * g + b
 
 
 def linear(x, w, b):
@@ -106,6 +107,7 @@ def causal_attention(q, k, v, cache, *, hook=no_hook):
     return attention(q, k, v, causal_mask(q.shape[1], k.shape[1]), hook=hook)
 
 
+@with_results  # a hook that asks for attn.result: what each head adds
 def mha(x, c_attn, c_proj, n_head, *, cache=no_cache, hook=no_hook):
     """Causal multi-head attention: each head looks at this and the earlier positions. [n_seq, n_embd] -> the same"""
     n_seq, n_embd = x.shape
@@ -123,10 +125,10 @@ def mha(x, c_attn, c_proj, n_head, *, cache=no_cache, hook=no_hook):
 def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, *, cache=no_cache, hook=no_hook):
     """One layer: attention, then the feed-forward network, each added to the residual stream x [n_seq, n_embd]."""
     x = hook("resid_pre", x)
-    normalized = hook("ln1.normalized", layer_norm(x, **ln_1))
+    normalized = layer_norm(x, **ln_1, hook=within("ln1.", hook))
     x = x + hook("attn_out", mha(normalized, **attn, n_head=n_head, cache=cache, hook=hook))
     x = hook("resid_mid", x)
-    normalized = hook("ln2.normalized", layer_norm(x, **ln_2))
+    normalized = layer_norm(x, **ln_2, hook=within("ln2.", hook))
     x = x + hook("mlp_out", ffn(normalized, **mlp, hook=hook))
     return hook("resid_post", x)
 
@@ -167,9 +169,10 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, h
             do not fit the model, or a cache that another pass is using.
     """
     n_past = cache.length
-    x = hook("embed", wte[inputs]) + hook("pos_embed", wpe[n_past : n_past + len(inputs)])  # [n_seq, n_embd]
+    positions = np.arange(n_past, n_past + len(inputs))
+    x = hook("embed", wte[inputs]) + hook("pos_embed", wpe[positions])  # [n_seq, n_embd]
     x = layers(x, cache.layers, n_logits, blocks, n_head, hook)  # [n_seq, n_embd] -> [n_logits, n_embd]
-    x = hook("ln_final.normalized", layer_norm(x, **ln_f))
+    x = layer_norm(x, **ln_f, hook=within("ln_final.", hook))
     return hook("logits", matmul(x, wte.T))  # [n_logits, n_embd] -> [n_logits, n_vocab]
 
 

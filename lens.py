@@ -32,6 +32,7 @@ from cli.terminal import run_command_line
 from inside.ablation import Ablation, ablation, plot_ablation, show_ablation  # noqa: F401
 from inside.attention import Attention, attention, plot_attention, show_attention  # noqa: F401
 from inside.attribution import Attribution, attribution, plot_attribution, show_attribution  # noqa: F401
+from inside.gradients import gradients  # noqa: F401
 from inside.induction import Induction, induction, plot_induction, show_induction  # noqa: F401
 from inside.interventions import Intervention, compose, hook_names, mean, patch, record, sweep, zero  # noqa: F401
 from inside.logit_lens import LogitLens, logit_lens, plot_logit_lens, show_logit_lens, unembed  # noqa: F401
@@ -40,6 +41,7 @@ from inside.next_tokens import NextTokens, next_tokens, plot_next_tokens, show_n
 from inside.page import Page, page, show_page  # noqa: F401
 from inside.parameters import Parameters, parameters, plot_parameters, show_parameters  # noqa: F401
 from inside.patching import Patching, patching, plot_patching, show_patching  # noqa: F401
+from inside.saliency import Saliency, plot_saliency, saliency, show_saliency  # noqa: F401
 from inside.score import Score, plot_score, score, show_score  # noqa: F401
 from inside.tokens import Tokens, plot_tokens, show_tokens, tokens, visible  # noqa: F401
 
@@ -49,6 +51,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "attention": show_attention,
     "logit_lens": show_logit_lens,
     "attribution": show_attribution,
+    "saliency": show_saliency,
     "ablation": show_ablation,
     "patching": show_patching,
     "induction": show_induction,

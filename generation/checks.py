@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from generation.hooks import Hook, bound
+from generation.hooks import Hook, bound, check_hook
 from generation.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def checked_pass(forward: Callable[..., np.ndarray]) -> ForwardPass:
         check_pass(len(inputs), wte, wpe, blocks, n_head, cache, n_logits)
         if cache is None:
             cache = KVCache(len(blocks), n_head, len(inputs), wte.shape[1])
+        check_hook(hook, len(blocks), cache.length)
         with cache.all_or_nothing():
             return forward(inputs, wte, wpe, blocks, ln_f, n_head, cache=cache, n_logits=n_logits or len(inputs),
                            hook=bound(hook))

@@ -10,56 +10,49 @@ place, or None. Here are hooks for what people do most, as pieces to combine:
     sweep(ids, model, [zero(1, head) for head in range(6)], lambda logits: logits[-1, 417])
 """
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from functools import lru_cache
 
 import numpy as np
 
+from generation.hooks import BLOCK_NAMES, BY_HEAD, ON_REQUEST, check_hook, hook_names
 from gpt2 import gpt2
 from inside.model import check_model
 
 Index = int | Sequence[int] | slice | None
 
-BY_HEAD = ("attn.q", "attn.k", "attn.v", "attn.attn_scores", "attn.pattern", "attn.z")
-BLOCK_NAMES = ("resid_pre", "ln1.normalized", *BY_HEAD, "attn_out", "resid_mid", "ln2.normalized", "mlp.pre",
-               "mlp.post", "mlp_out", "resid_post")
-
-
-@lru_cache
-def hook_names(n_layer: int) -> tuple[str, ...]:
-    """The names of all values of a model with so many layers."""
-    return ("embed", "pos_embed", "ln_final.normalized", "logits",
-            *(f"blocks.{i}.{name}" for i in range(n_layer) for name in BLOCK_NAMES))
-
 
 class record(dict):
-    """A hook that keeps the values it sees: a dict {name: array}. A later pass replaces what an earlier one left.
+    """A hook that keeps copies of the values it sees: a dict {name: array}. A later pass replaces what an earlier one
+    left.
 
     Args:
-        names: a name, or several, in which * stands for any text; all names if not given.
+        names: a name, or several, in which * stands for any text; all names if not given. attn.result, each head's
+            output after c_proj, is large: it is computed only for a hook whose names say it, as
+            record("blocks.*.attn.result").
 
     Raises:
-        ValueError: no value has such a name.
+        ValueError: no value has such a name; in a pass, the model has no such layer.
         KeyError: on access, a name that was not recorded.
 
-    >>> from gpt2 import gpt2
-    >>> encoder, hparams, params = model
     >>> seen = record("blocks.*.attn.pattern")
-    >>> logits = gpt2(encoder.encode("O Romeo"), **params, n_head=hparams["n_head"], hook=seen)
+    >>> logits = model.logits(model.encode("O Romeo"), hook=seen)
     >>> len(seen), seen["blocks.5.attn.pattern"].shape
     (6, (6, 3, 3))
     """
 
+    changes: frozenset[str] = frozenset()
+
     def __init__(self, names: str | Iterable[str] | None = None):
         super().__init__()
-        self.patterns = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
-        for pattern in self.patterns:
+        self.names = ["*"] if names is None else [names] if isinstance(names, str) else list(names)
+        for pattern in self.names:
             _check_name(pattern)
 
     def __call__(self, name, array):
-        if any(fnmatchcase(name, pattern) for pattern in self.patterns):
-            self[name] = array
+        if any(fnmatchcase(name, pattern) for pattern in self.names):
+            self[name] = np.array(array)
 
     def __missing__(self, name):
         raise KeyError(f"{name} was not recorded: " + (f"these are: {', '.join(self)}" if self else
@@ -67,14 +60,23 @@ class record(dict):
 
 
 class Intervention:
-    """A hook that replaces values and knows which: `names`, or None if it may be any.
+    """A hook that replaces values and says which.
 
-    `sweep` starts each run at the first layer that has one of the names.
+    Args:
+        function: the hook, function(name, array).
+        names: the names of the values that it looks at or changes; None if it may be any. A pass refuses those that
+            its model has not.
+        changes: those that it changes; by default all of `names`. `sweep` starts each run at the first layer of them.
+        whole_text: True if it must see a text from its first position on, so that a pass with a filled cache refuses
+            it.
     """
 
-    def __init__(self, function: Callable, names: Iterable[str] | None = None):
+    def __init__(self, function: Callable, names: Iterable[str] | None = None, changes: Iterable[str] | None = None,
+                 whole_text: bool = False):
         self.function = function
         self.names = None if names is None else frozenset(names)
+        self.changes = self.names if changes is None else frozenset(changes)
+        self.whole_text = whole_text
 
     def __call__(self, name, array):
         return self.function(name, array)
@@ -85,17 +87,58 @@ def zero(layer: int, head: int | None = None, what: str = "z") -> Intervention:
 
     Args:
         layer, head: which one; all heads of the layer if no head is given.
-        what: the value that becomes 0, named as in the layer: z, or one without heads, as attn_out or mlp_out.
+        what: the value that becomes 0, named as in the layer: z, or one without heads, as attn_out or mlp_out. In
+            attn.attn_scores the causal mask stays.
 
     Raises:
-        ValueError: no value has such a name; when called, there is no such head.
+        ValueError: no value has such a name; when called, there is no such head or layer.
     """
-    return _replace(block_name(layer, what), lambda x: np.zeros_like(x), None, head)
+    return _replace(block_name(layer, what), lambda x: np.where(np.isneginf(x), x, 0), heads=head)
 
 
-def mean(layer: int, head: int | None = None, what: str = "z") -> Intervention:
-    """As `zero`, but at each position the output becomes its mean over the positions of the text."""
-    return _replace(block_name(layer, what), lambda x: np.broadcast_to(x.mean(axis=0), x.shape), None, head)
+def mean(layer: int, head: int | None = None, what: str = "z", values=None) -> Intervention:
+    """As `zero`, but the output becomes a mean: of `values`, or of this text so far.
+
+    Args:
+        layer, head, what: as in `zero`.
+        values: the means to put in, for instance over many texts that `record` has seen: an array [n_head, d_head] (or
+            [n_embd] for a value without heads) that is put in at each position; or with one axis more in front, a mean
+            for each position, for at least as many as the text has. For attn_scores and pattern, the whole array
+            [n_head, n_query, n_key]. Without `values`, each position gets the mean over itself and the positions
+            before it in the same text, never over later ones.
+
+    Raises:
+        ValueError: as `zero`; when called, the shape of `values` does not fit; or the pass goes on after others, as
+            those of `generate` after the first, and the mean depends on the position.
+
+    >>> ids, seen = model.encode("First Citizen. Second Citizen. First"), record("blocks.1.attn.z")
+    >>> logits = model.logits(ids, hook=seen)
+    >>> hook = mean(1, 5, values=seen["blocks.1.attn.z"].mean(axis=0))
+    >>> model.decode(model.generate(ids, 3, hook=hook))
+    ' Citizen:'
+    """
+    name = block_name(layer, what)
+    if values is None:
+        return _replace(name, lambda x: _mean_so_far(x, _position_axis(name)), heads=head, whole_text=True)
+    values = np.asarray(values)
+    n_axes = 3 if name.endswith(BY_HEAD) else 2
+
+    def value(x):
+        wanted = x.shape if values.ndim == n_axes else x.shape[1:]
+        given = values[: len(x)] if values.ndim == n_axes and _position_axis(name) == 0 else values
+        if given.shape != wanted:
+            raise ValueError(f"the mean of {name} must have shape {list(x.shape[1:])}, or {list(x.shape)} for each "
+                             f"position, not {list(values.shape)}")
+        return given
+
+    return _replace(name, value, heads=head, whole_text=values.ndim == n_axes)
+
+
+def _mean_so_far(x, axis):
+    """The mean over each position and those before it; of scores, over the queries that may look at the key."""
+    seen = np.isfinite(x)
+    total = np.cumsum(np.where(seen, x, 0), axis=axis, dtype=np.float64)
+    return np.where(seen, total / np.maximum(np.cumsum(seen, axis=axis), 1), x)  # masked scores stay masked
 
 
 def patch(name: str, array, positions: Index = None, heads: Index = None) -> Intervention:
@@ -110,7 +153,7 @@ def patch(name: str, array, positions: Index = None, heads: Index = None) -> Int
     Raises:
         ValueError: no value has such a name; when called, the shapes differ, or there is no such position or head.
     """
-    array = np.asarray(array)
+    array = np.array(array)
     _check_name(name)
 
     def value(x):
@@ -134,10 +177,12 @@ def compose(*hooks) -> Intervention:
                 array = replacement = changed
         return replacement
 
-    changing = [hook for hook in hooks if not isinstance(hook, record)]
-    if not all(isinstance(hook, Intervention) and hook.names is not None for hook in changing):
-        return Intervention(composed)
-    return Intervention(composed, {name for hook in changing for name in hook.names})
+    def union(attribute):
+        sets = [getattr(hook, attribute, None) for hook in hooks]  # None: it may be any
+        return None if None in sets else {name for names in sets for name in names or ()}
+
+    return Intervention(composed, union("names"), union("changes"),
+                        any(getattr(hook, "whole_text", False) for hook in hooks))
 
 
 def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits: int | None = 1, hook=None):
@@ -160,7 +205,7 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
         An array of the metrics, [n_interventions, ...].
 
     Raises:
-        ValueError: an intervention changes a layer that the model has not.
+        ValueError: an intervention is for a layer that the model has not.
 
     >>> ids = model[0].encode("First Citizen. Second Citizen. First")
     >>> best = sweep(ids, model, [None, zero(1, 5)], lambda logits: logits[-1].argmax())
@@ -173,6 +218,7 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
     gpt2(inputs, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, streams))
 
     def run(intervention):
+        check_hook(intervention, len(blocks))
         start = _first_layer(intervention, len(blocks))
         begin = f"blocks.{start}.resid_pre"
         both = compose(hook, intervention)
@@ -187,8 +233,9 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
                 return compose(patch(begin, streams[begin]), intervention)(name, array)
             return both(name, array)
 
+        asked = ["*", *(name for name in both.names or () if ON_REQUEST in name)]
         logits = gpt2(inputs, **{**params, "blocks": blocks[start:]}, n_head=hparams["n_head"], n_logits=n_logits,
-                      hook=restarted if start else both)
+                      hook=Intervention(restarted, asked) if start else both)
         return metric(logits)
 
     return np.array([run(intervention) for intervention in interventions])
@@ -198,29 +245,26 @@ def _first_layer(intervention, n_layer):
     """The first layer in which the intervention changes a value."""
     if intervention is None:
         return n_layer - 1
-    names = getattr(intervention, "names", None)
-    if names is None or "embed" in names or "pos_embed" in names:
+    changes = getattr(intervention, "changes", None)
+    if changes is None:
         return 0
-    unknown = names - set(hook_names(n_layer))
-    if unknown:
-        raise ValueError(f"an intervention changes {min(unknown)}, but the model has layers 0 to {n_layer - 1} only")
+    names = [name for name in hook_names(n_layer) if any(fnmatchcase(name, pattern) for pattern in changes)]
+    if "embed" in names or "pos_embed" in names:
+        return 0
     return min((int(name.split(".")[1]) for name in names if name.startswith("blocks.")), default=n_layer - 1)
 
 
-def _replace(name, value, positions, heads):
+def _replace(name, value, positions=None, heads=None, whole_text=False):
     """A hook that puts value(x) in the place of x = the value `name`, at some positions and heads."""
 
     def replace(at, x):
         if at != name:
             return None
-        new = value(x)
-        if positions is None and heads is None:
-            return new
         changed, part = x.copy(), _part(name, x, positions, heads)
-        changed[part] = new[part]
+        changed[part] = np.broadcast_to(value(x), x.shape)[part]
         return changed
 
-    return Intervention(replace, [name])
+    return Intervention(replace, [name], whole_text=whole_text)
 
 
 def _part(name, x, positions, heads):
@@ -230,7 +274,7 @@ def _part(name, x, positions, heads):
         axes["head"] = heads  # [n_seq, n_head, d_head]
     elif heads is not None:
         raise ValueError(f"{name} has no heads; these have: {', '.join(BY_HEAD)}")
-    if name.endswith(("attn_scores", "pattern")):
+    if _position_axis(name) == 1:
         axes = {"head": heads, "position": positions}  # [n_head, n_query, n_key]
     indices = []
     for (kind, wanted), length in zip(axes.items(), x.shape):
@@ -241,18 +285,24 @@ def _part(name, x, positions, heads):
     return np.ix_(*indices)
 
 
+def _position_axis(name):
+    """Which axis of a value counts its positions; of scores and pattern, [n_head, n_query, n_key], the queries."""
+    return 1 if name.endswith(("attn_scores", "pattern")) else 0
+
+
 def block_name(layer: int, what: str) -> str:
     """The full name of a layer's value: blocks.3.attn.z for 3 and z."""
-    name = f"blocks.{layer}.{'attn.z' if what == 'z' else what}"
+    name = f"blocks.{layer}.{f'attn.{what}' if f'attn.{what}' in BY_HEAD else what}"
     _check_name(name)
     return name
 
 
 def _check_name(pattern):
-    """ValueError unless some value has the name, or a name that fits the pattern."""
-    names = hook_names(1000)  # no model has more layers
-    if not any(fnmatchcase(name, pattern) for name in names):
-        close = difflib.get_close_matches(pattern, names, n=1)
-        raise ValueError(f"no value is called {pattern!r}" + (f": did you mean {close[0]!r}?" if close else "") +
-                         " (the names are " + ", ".join(hook_names(0) + tuple("blocks.{i}." + n for n in BLOCK_NAMES))
-                         + ")")
+    """ValueError unless some value has the name, or a name that fits the pattern, in whatever layer."""
+    layer = re.match(r"blocks\.(\d+)\.", pattern)
+    first = lambda name: f"blocks.0.{name[layer.end():]}" if layer else name
+    if not any(fnmatchcase(name, first(pattern)) for name in hook_names(1)):
+        close = difflib.get_close_matches(first(pattern), hook_names(1), n=1)
+        hint = f": did you mean {re.sub('0', layer[1], close[0], count=1) if layer else close[0]!r}?" if close else ""
+        raise ValueError(f"no value is called {pattern!r}{hint} (the names are " + ", ".join(
+            hook_names(0) + tuple("blocks.{i}." + name for name in BLOCK_NAMES)) + ")")

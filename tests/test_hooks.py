@@ -7,6 +7,7 @@ import pytest
 from helpers import KOREAN, MODELS, ROOT, TEXT, without_head
 
 import lens
+from generation.hooks import BLOCK_NAMES
 from gpt2 import generate, gpt2
 
 # --- what a hook sees ---
@@ -14,8 +15,9 @@ from gpt2 import generate, gpt2
 
 def assert_hooks_agree(hparams, params, ids, theirs):
     seen = {}
-    logits = gpt2(ids, **params, n_head=hparams["n_head"], hook=seen.__setitem__)
-    assert set(seen) == set(theirs) and len(seen) == 4 + 15 * hparams["n_layer"]
+    hook = lens.Intervention(seen.__setitem__, ["*", "blocks.*.attn.result"])
+    logits = gpt2(ids, **params, n_head=hparams["n_head"], hook=hook)
+    assert set(seen) == set(theirs) and len(seen) == 5 + 18 * hparams["n_layer"]
     for name, array in theirs.items():
         assert seen[name].shape == array.shape, name
         np.testing.assert_allclose(seen[name], array, rtol=1e-4, atol=2e-4, err_msg=name)
@@ -38,15 +40,17 @@ def test_every_value_that_a_hook_sees_is_tensorflows_on_the_bundled_model(shakes
 
 def test_hook_names_are_those_that_gpt2_calls(shakespeare):
     names = []
-    gpt2([1], **shakespeare.params, n_head=6, hook=lambda name, x: names.append(name))
+    shakespeare.logits([1], hook=lens.Intervention(lambda name, x: names.append(name), ["*", "blocks.*.attn.result"]))
     assert sorted(names) == sorted(lens.hook_names(6))
+    in_layer_3 = [name.removeprefix("blocks.3.") for name in names if name.startswith("blocks.3.")]
+    assert tuple(in_layer_3) == BLOCK_NAMES  # in the order in which they are computed
 
 
 def test_the_documentation_lists_every_name_with_its_shape(shakespeare):
     _, hparams, params = shakespeare
-    seen, n_listed = {}, 0
-    gpt2([5, 6, 7], **params, n_head=hparams["n_head"], hook=seen.__setitem__)
-    sizes = {**hparams, "d_head": 32, "n_seq": 3, "n_query": 3, "n_key": 3, "n_logits": 3, "4 * n_embd": 768}
+    seen, n_listed = lens.record(["*", "blocks.*.attn.result"]), 0
+    gpt2([5, 6, 7], **params, n_head=hparams["n_head"], hook=seen)
+    sizes = {**hparams, "d_head": 32, "n_seq": 3, "n_query": 3, "n_key": 3, "n_logits": 3, "4 * n_embd": 768, "1": 1}
     page = (ROOT / "docs" / "looking-inside.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \| `\[(.*?)\]` \|", page, re.M)
     for names, shape in rows:
@@ -54,7 +58,7 @@ def test_the_documentation_lists_every_name_with_its_shape(shakespeare):
         for name in [first, *(first.rpartition(".")[0] + other if other[0] == "." else other for other in others)]:
             assert seen[name.replace("{i}", "3")].shape == tuple(sizes[size] for size in shape.split(", ")), name
             n_listed += 1
-    assert n_listed == 4 + 15
+    assert n_listed == 5 + 18
 
 
 def test_what_was_recorded_stays_as_it_was(shakespeare):
@@ -159,7 +163,8 @@ def test_record_keeps_the_names_it_is_asked_for(shakespeare):
     ids = shakespeare.encoder.encode(TEXT)
     everything = lens.record()
     shakespeare.logits(ids, hook=everything)
-    assert set(everything) == set(lens.hook_names(6)) and len(everything) == 4 + 15 * 6
+    assert set(everything) == {name for name in lens.hook_names(6) if "result" not in name}
+    assert len(everything) == 5 + 17 * 6
     some = lens.record(["blocks.*.attn.z", "logits"])
     shakespeare.logits(ids, hook=some)
     assert set(some) == {"logits", *(f"blocks.{i}.attn.z" for i in range(6))}
@@ -173,8 +178,12 @@ def test_zero_and_mean_change_one_head_only(shakespeare):
     ids, before = shakespeare.encoder.encode(TEXT), lens.record("blocks.1.attn.z")
     shakespeare.logits(ids, hook=before)
     z = before["blocks.1.attn.z"]
-    for hook, expected in ((lens.zero(1, 5), np.zeros_like(z[:, 5])),
-                           (lens.mean(1, 5), np.broadcast_to(z[:, 5].mean(axis=0), z[:, 5].shape))):
+    so_far = np.array([z[: i + 1, 5].mean(axis=0) for i in range(len(z))])
+    everywhere = np.broadcast_to(z[:, 5].mean(axis=0), z[:, 5].shape)
+    longer = np.concatenate([z, z])
+    for hook, expected in ((lens.zero(1, 5), np.zeros_like(z[:, 5])), (lens.mean(1, 5), so_far),
+                           (lens.mean(1, 5, values=z.mean(axis=0)), everywhere),
+                           (lens.mean(1, 5, values=longer), z[:, 5])):
         after = lens.record("blocks.1.attn.z")
         shakespeare.logits(ids, hook=lens.compose(hook, after))
         np.testing.assert_allclose(after["blocks.1.attn.z"][:, 5], expected, atol=1e-6)

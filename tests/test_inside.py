@@ -318,7 +318,7 @@ def test_a_bad_argument_of_a_question_is_refused(shakespeare, ask, error, messag
     (lambda m: m.logits([1, 2], hook=lens.patch("embed", np.zeros((2, 192)), positions=2)), ValueError,
      "embed has no position 2: they are 0 to 1"),
     (lambda m: lens.sweep([1, 2], m, [lens.zero(6, 0)], len), ValueError,
-     "changes blocks.6.attn.z, but the model has layers 0 to 5 only"),
+     "the hook is for blocks.6.attn.z, but the model has layers 0 to 5 only"),
     (lambda m: lens.attribution("x", m, "sister"), ValueError, "answer must be one token, but 'sister' is 3: s is ter"),
     (lambda m: lens.attribution("x", m, "prince"), ValueError, "' prince', with a space before it, is one"),
     (lambda m: lens.attribution("x", m, ""), ValueError, "answer is empty"),

@@ -18,6 +18,7 @@ COMMANDS = {
     "attention": ([TEXT, "--layer", "1", "--head", "5", "--k", "2"], ["looks at", "2 itizen"], 1 + 21),
     "logit_lens": ([TEXT], ["layer 5", "·C 71%"], 1 + 21),
     "attribution": ([TEXT, " C", " S"], ["blocks.1.attn_out  +0.622", "sum                +1.211"], 1 + 15 + 1),
+    "saliency": ([TEXT, " C", " S"], ["token   saliency", "+0.", "itizen"], 1 + 21),
     "ablation": ([TEXT, "--answer", " C", "--by", "mean"], ["head 5", "    5  "], 1 + 6),
     "patching": ([TEXT, TEXT.replace("No", "So"), " C", "--at", "z"], ["head  layer 0", "layer 5"], 1 + 6),
     "induction": (["--n", "20"], ["layer  head  induction  previous token"], 1 + 36),

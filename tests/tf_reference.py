@@ -23,11 +23,10 @@ def tf_gpt2(folder, ids):
         seen[name] = x.numpy()
         return x
 
-    def norm(x, name):
-        return tf.multiply(
-            tf.math.divide(x - tf.reduce_mean(x, -1, keepdims=True),
-                           tf.sqrt(tf.math.reduce_variance(x, -1, keepdims=True) + 1e-5)),
-            weight(f"{name}/g")) + weight(f"{name}/b")
+    def norm(x, name, here):
+        scale = keep(f"{here}.scale", tf.sqrt(tf.math.reduce_variance(x, -1, keepdims=True) + 1e-5))
+        normalized = keep(f"{here}.normalized", tf.math.divide(x - tf.reduce_mean(x, -1, keepdims=True), scale))
+        return tf.multiply(normalized, weight(f"{name}/g")) + weight(f"{name}/b")
 
     def dense(x, name):
         return tf.nn.bias_add(tf.linalg.matmul(x, weight(f"{name}/w")), weight(f"{name}/b"))
@@ -37,7 +36,7 @@ def tf_gpt2(folder, ids):
     for i in range(hparams["n_layer"]):
         here = f"blocks.{i}."
         keep(here + "resid_pre", x)
-        normalized = keep(here + "ln1.normalized", norm(x, f"h{i}/ln_1"))
+        normalized = norm(x, f"h{i}/ln_1", here + "ln1")
         q, k, v = (keep(here + f"attn.{name}", tf.reshape(part, [n_seq, n_head, -1]))
                    for name, part in zip("qkv", tf.split(dense(normalized, f"h{i}/attn/c_attn"), 3, axis=-1)))
         scores = tf.einsum("qhd,khd->hqk", q, k) / tf.sqrt(float(q.shape[-1]))
@@ -45,13 +44,15 @@ def tf_gpt2(folder, ids):
         keep(here + "attn.attn_scores", scores)
         pattern = keep(here + "attn.pattern", tf.nn.softmax(scores))
         z = keep(here + "attn.z", tf.einsum("hqk,khd->qhd", pattern, v))
+        w = tf.reshape(weight(f"h{i}/attn/c_proj/w"), [n_head, -1, x.shape[-1]])
+        keep(here + "attn.result", tf.einsum("qhd,hde->qhe", z, w))
         attn_out = keep(here + "attn_out", dense(tf.reshape(z, [n_seq, -1]), f"h{i}/attn/c_proj"))
         x = keep(here + "resid_mid", x + attn_out)
-        normalized = keep(here + "ln2.normalized", norm(x, f"h{i}/ln_2"))
+        normalized = norm(x, f"h{i}/ln_2", here + "ln2")
         pre = keep(here + "mlp.pre", dense(normalized, f"h{i}/mlp/c_fc"))
         post = keep(here + "mlp.post", tf.nn.gelu(pre, approximate=True))
         x = keep(here + "resid_post", x + keep(here + "mlp_out", dense(post, f"h{i}/mlp/c_proj")))
-    keep("logits", tf.linalg.matmul(keep("ln_final.normalized", norm(x, "ln_f")), weight("wte"), transpose_b=True))
+    keep("logits", tf.linalg.matmul(norm(x, "ln_f", "ln_final"), weight("wte"), transpose_b=True))
     return seen
 
 

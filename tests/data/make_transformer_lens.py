@@ -24,6 +24,8 @@ CLEAN = [5, 41, 7, 8, 96, 0, 13, 8, 22]
 CORRUPTED = [5, 60, 7, 8, 96, 0, 13, 71, 22]
 ANSWER, WRONG = 17, 80
 N_REPEATED, SEED = 12, 3  # induction's arguments
+SMALL = {"std": 0.3, "seed": 2, "n_vocab": 23, "n_ctx": 8, "n_embd": 8, "n_head": 2, "n_layer": 2}  # for gradients
+SMALL_IDS, SMALL_ANSWERS = [3, 17, 3, 22, 9], [4, 11]
 
 
 def hooked_transformer(hparams, params):
@@ -54,6 +56,25 @@ def hooked_transformer(hparams, params):
     return model
 
 
+def gradients():
+    """Every value of a pass, and autograd's derivative of a difference of two logits with respect to it."""
+    model = hooked_transformer(*random_model(**SMALL)[1:])
+    values = {}  # lists: the first norm is computed three times, for queries, keys and values
+
+    def keep(value, hook):
+        value.retain_grad()
+        values.setdefault(hook.name.replace("hook_", ""), []).append(value)
+
+    logits = model.run_with_hooks(torch.tensor([SMALL_IDS]), fwd_hooks=[(lambda name: True, keep)])[0, -1]
+    (logits[SMALL_ANSWERS[0]] - logits[SMALL_ANSWERS[1]]).backward()
+    results = {"small": np.array(json.dumps({"model": SMALL, "ids": SMALL_IDS, "answers": SMALL_ANSWERS}))}
+    for name, calls in values.items():
+        if not name.startswith("unembed"):
+            results[f"value {name}"] = calls[0][0].detach()
+            results[f"gradient {name}"] = sum(value.grad[0] for value in calls)
+    return {name: np.asarray(value) for name, value in results.items()}
+
+
 @torch.no_grad()
 def answers():
     _, hparams, params = random_model(**MODEL)
@@ -71,7 +92,8 @@ def answers():
     def taken_out(by, head=None):
         def hook(value, hook):
             part = value if head is None else value[:, :, head]
-            part[:] = 0 if by == "zero" else part.mean(1, keepdim=True)
+            so_far = torch.arange(1, 1 + part.shape[1]).reshape(1, -1, *[1] * (part.ndim - 2))
+            part[:] = 0 if by == "zero" else part.cumsum(1) / so_far
             return value
         return hook
 
@@ -115,4 +137,4 @@ def answers():
 
 
 if __name__ == "__main__":
-    np.savez_compressed(HERE / "transformer-lens.npz", **answers())
+    np.savez_compressed(HERE / "transformer-lens.npz", **gradients(), **answers())

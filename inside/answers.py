@@ -1,0 +1,46 @@
+"""The answer that a question is about: a token that comes next, alone or against a wrong one."""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from generation.checks import check_whole
+from inside.model import check_model
+from inside.tokens import Tokens, one_token, pieces_of, tokens
+
+
+class Answer(NamedTuple):
+    """A token whose logit is watched, or how far that is above another's: ids [answer] or [answer, wrong], int."""
+
+    ids: list[int]
+    named: str
+
+    def logit(self, logits: np.ndarray) -> float:
+        """The answer's logit, or the difference of the two, in the last row of logits [n_logits, n_vocab]."""
+        chosen = logits[-1, self.ids].astype(np.float64)
+        return float(chosen[0] if len(chosen) == 1 else chosen[0] - chosen[1])
+
+    def gradient(self, n_vocab: int) -> np.ndarray:
+        """The derivative of `logit` with respect to that row, float32 [1, n_vocab]: 1 at the answer, -1 at wrong."""
+        d = np.zeros((1, n_vocab), dtype=np.float32)
+        for i, sign in zip(self.ids, (1, -1)):
+            d[0, i] += sign
+        return d
+
+
+def answer_of(model, answer: str | int, wrong: str | int | None = None) -> Answer:
+    """The answer as `one_token` finds it, and the wrong one if there is one."""
+    encoder = check_model(model)[0]
+    ids = [one_token(answer, model, "answer"), *([] if wrong is None else [one_token(wrong, model, "wrong")])]
+    return Answer(ids, " minus ".join(pieces_of(ids, encoder)))
+
+
+def tokens_up_to(text: str | Sequence[int], model, position: int = -1) -> Tokens:
+    """The tokens of a text up to a position, the last of which the answer follows: later ones cannot change it.
+
+    Raises TypeError or ValueError if the text has no such position; a negative one counts from the end.
+    """
+    ids, pieces = tokens(text, model)
+    check_whole("position", position, -len(ids), len(ids) - 1, "the last token of the text")
+    end = int(position) % len(ids) + 1
+    return Tokens(ids[:end], pieces[:end])
