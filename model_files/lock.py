@@ -2,6 +2,8 @@
 import contextlib
 import errno
 import logging
+from collections.abc import Iterator
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -9,8 +11,8 @@ SILENT_WAIT = 1  # seconds that another process may hold the lock before the wai
 
 
 @contextlib.contextmanager
-def locked(folder):
-    """A lock on `folder` (a Path) among processes; the kernel releases it when its holder dies, however it dies.
+def locked(folder: Path) -> Iterator[None]:
+    """A lock on `folder` among processes; the kernel releases it when its holder dies, however it dies.
 
     A folder that does not exist is made, and removed again if nothing was put into it.
     """
@@ -45,3 +47,6 @@ def locked(folder):
                 for path in made:
                     path.rmdir()
         lock.release()
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open: there the release removes .lock
+            for path in made:
+                path.rmdir()

@@ -1,11 +1,14 @@
 """The lock on a folder: one at a time, and nothing left behind where nothing was done."""
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import filelock
 import pytest
 from helpers import ROOT, in_threads, wait_for
 
@@ -66,6 +69,24 @@ def test_a_folder_is_made_and_removed_again_where_nothing_was_put_into_it(tmp_pa
     with locked(folder):
         (folder / "checkpoint.part").touch()
     assert (folder / "checkpoint.part").exists()
+
+
+def test_a_folder_is_removed_where_an_open_file_cannot_be(tmp_path, monkeypatch):  # as on Windows
+    release = filelock.FileLock.release
+
+    def unlink(self, missing_ok=False):
+        raise PermissionError(errno.EACCES, "The process cannot access the file because it is being used", self)
+
+    def release_and_remove(self, *arguments, **options):
+        release(self, *arguments, **options)
+        if os.path.exists(self.lock_file):
+            os.unlink(self.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "release", release_and_remove)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with locked(tmp_path / "models" / "124M"):
+        assert (tmp_path / "models" / "124M" / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_was_there_stays(tmp_path):
