@@ -237,27 +237,27 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
 
 def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: str | None = None,
          models_dir: str | None = None, *, temperature: float = 0, top_k: int | None = None, top_p: float | None = None,
-         seed: int | None = None, n_samples: int = 1, stop: str | None = None, echo: bool = False,
+         seed: int | None = None, n_samples: int = 1, stop: str | None = None, echo: bool = False, json: bool = False,
          list_models: bool = False) -> str | None:
     """Continue a text with GPT-2.
 
     The continuation goes to stdout as it is made, everything else to stderr.
 
     Args:
-        prompt: the text to continue; without it, what is piped into stdin; an empty one begins a new text.
+        prompt: the text to continue; an empty one begins a new text; without it, that of stdin, and at a keyboard one
+            after the other.
         n_tokens_to_generate: how many tokens at most; fewer if the model ends the text.
-        model_size: 124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
-        models_dir: the folder of models, into which official ones are downloaded; by default models/ beside gpt2.py.
         temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
         top_k: choose among the k most likely tokens only; needs a temperature.
         top_p: choose among the fewest tokens that together have this probability; needs a temperature.
         seed: a whole number that makes the same choices each time; needs a temperature.
-        n_samples: how many continuations; of --seed S, those of S, S + 1, ...; needs a temperature.
+        n_samples: how many continuations; with --seed S they use seeds S, S + 1, ...; needs a temperature.
         stop: end before this text; \\n is a newline, \\t a tab.
         echo: print the prompt before its continuation.
-        list_models: print the names of the models at hand, and nothing else.
+        json: print a line of JSON for each continuation, with prompt, continuation and seed.
+        list_models: list the models on disk and exit.
     """
-    from cli import terminal
+    from cli import terminal, text_in, text_out
     from utils import available_models, load_encoder_hparams_and_params
 
     if list_models:
@@ -265,21 +265,31 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         return None
     with terminal.argument_errors():  # before anything is downloaded
         check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop)
-    encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
-    prompt = terminal.read_text(prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
-    stopwatch, texts = terminal.Stopwatch(), []
-    for i in range(n_samples):
-        with terminal.argument_errors():  # if the prompt does not fit into the context
-            new_ids = generate_stream(encoder.encode(prompt) or encoder.new_text(), params, hparams["n_head"],
-                                      n_tokens_to_generate, stop_id=encoder.eot_token, temperature=temperature,
-                                      top_k=top_k, top_p=top_p, seed=None if seed is None else seed + i)
-        if n_samples > 1:
-            print("=" * 40, "SAMPLE", i + 1, "=" * 40)
-        pieces = terminal.until(encoder.decode_stream(stopwatch(new_ids)), stop and terminal.unescape(stop))
-        texts.append(terminal.print_pieces(pieces, before=prompt if echo else ""))
-        terminal.end_line(texts[-1], anyway=n_samples > 1)
-    terminal.notice(stopwatch)
-    return "\n".join(texts)
+        if json and echo:
+            raise ValueError("echo makes no difference with json: each line has its prompt")
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    encoder, hparams, params = model
+
+    def continue_text(prompt: str) -> str:
+        stopwatch, texts = text_out.Stopwatch(), []
+        for i in range(n_samples):
+            with terminal.argument_errors():  # if the prompt does not fit into the context
+                new_ids = generate_stream(model.encode(prompt), params, hparams["n_head"], n_tokens_to_generate,
+                                          temperature=temperature, top_k=top_k, top_p=top_p,
+                                          seed=None if seed is None else seed + i, stop_id=encoder.eot_token)
+            pieces = text_out.until(encoder.decode_stream(stopwatch(new_ids)), stop and text_in.unescape(stop))
+            if json:
+                texts.append(text_out.print_json(prompt=prompt, continuation="".join(pieces),
+                                                 seed=None if seed is None else seed + i))
+                continue
+            if n_samples > 1:
+                terminal.notice(f"{'=' * 40} SAMPLE {i + 1} {'=' * 40}")
+            texts.append(text_out.print_pieces(pieces, before=prompt if echo else ""))
+            text_out.end_line(texts[-1], anyway=n_samples > 1)
+        terminal.notice(stopwatch)
+        return "\n".join(texts)
+
+    return text_in.for_each_prompt(continue_text, prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
 
 
 if __name__ == "__main__":

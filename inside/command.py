@@ -6,8 +6,9 @@ A command is a function `show_...` with the options of the terminal as its param
 from collections.abc import Callable
 from pathlib import Path
 
-from cli import terminal
+from cli import text_in
 from cli.arguments import CommandLineError
+from cli.terminal import notice
 from inside.pictures import figure_class
 
 ENDINGS = {"picture": (".png", ".pdf", ".svg"), "page": (".html", ".htm")}
@@ -16,7 +17,7 @@ ENDINGS = {"picture": (".png", ".pdf", ".svg"), "page": (".html", ".htm")}
 def read_text(text: str | None, model) -> str:
     """The text of a command, or without one (None) that of stdin. Far more than the context holds is not read."""
     encoder, hparams, _ = model
-    return terminal.read_text(text, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
+    return text_in.read_text(text, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
 
 
 def given(value: str | None, name: str) -> str:
@@ -26,7 +27,7 @@ def given(value: str | None, name: str) -> str:
     """
     if value is None:
         raise CommandLineError(f"{name} is missing: --help says what it is")
-    return value
+    return text_in.as_typed(value)
 
 
 def check_out(out: str | None, kind: str = "picture") -> None:
@@ -59,4 +60,4 @@ def save_picture(plot: Callable, result, out: str | None) -> None:
     figure = figure_class()(layout="constrained")
     plot(result, figure)
     figure.savefig(out, dpi=100, bbox_inches="tight")
-    terminal.notice(f"the picture is in {out}")
+    notice(f"the picture is in {out}")

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli import terminal
+from cli import text_in
 from cli.arguments import CommandLineError
 from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
 from gpt2 import gpt2
 from inside.command import check_out, save_picture
@@ -112,7 +112,7 @@ def table_score(result, *, each: bool | None = None) -> list[Table]:
         raise TypeError(f"each must be True or False, not {each!r}")
     n, listed = len(result.ids), []
     if each is None and n > 256:
-        terminal.notice(f"the text has {n:,} tokens, which are not listed; --each True lists them")
+        notice(f"the text has {n:,} tokens, which are not listed; --each True lists them")
     elif each is not False:
         listed = [Table("<>>>", ["token", "id", "log-probability", "probability"],
                         [[piece, str(i), f"{p:.4f}", f"{math.exp(p):.2%}"]
@@ -156,7 +156,7 @@ def show_score(text: str | None = None, stride: int | None = None, *, file: str 
     if text is not None and file is not None:
         raise CommandLineError(f"score a text or a file, not both: got {text!r} and --file {file}")
     model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = terminal.read_text(text) if file is None else terminal.read_file(file)
+    text = text_in.read_text(text) if file is None else text_in.read_file(file)
     with argument_errors():
         result = score(text, model, stride)
     print_tables(table_score(result, each=each))

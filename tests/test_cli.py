@@ -1,4 +1,5 @@
-"""gpt2.py as people start it: a real process, its stdout, its stderr, its exit status, the screen."""
+"""gpt2.py as people start it: a real process, its stdout, its stderr, its exit status, the screen, the keyboard."""
+import json
 import os
 import re
 import shutil
@@ -91,14 +92,22 @@ def test_several_samples(main, expected):
     texts = ["ROMEO:" + expected("ROMEO:", 8, temperature=1, seed=seed) for seed in (5, 6, 7)]
     assert len(set(texts)) == 3
     line = "=" * 40
-    assert stdout == "".join(f"{line} SAMPLE {i} {line}\n{text}\n" for i, text in enumerate(texts, 1))
-    assert status == 0 and stderr.startswith("24 tokens in ")
+    assert status == 0 and stdout == "".join(f"{text}\n" for text in texts)
+    assert re.fullmatch("".join(f"{line} SAMPLE {i} {line}\n" for i in (1, 2, 3)) + "24 tokens in .*\n", stderr)
+
+
+def test_samples_as_json(main, expected):
+    status, stdout, stderr = main("ROMEO:", "-n8", "-t1", "--seed", "5", "--n_samples", "2", "--json", "--stop", "th")
+    assert [json.loads(line) for line in stdout.splitlines()] == [
+        {"prompt": "ROMEO:", "seed": seed,
+         "continuation": expected("ROMEO:", 8, temperature=1, seed=seed).partition("th")[0]} for seed in (5, 6)]
+    assert status == 0 and re.fullmatch("[0-9]+ tokens in .*\n", stderr)
+    assert json.loads(main("ROMEO:", "-n8", "--json")[1]) == {"prompt": "ROMEO:", "continuation": expected("ROMEO:", 8)}
 
 
 def test_samples_without_a_seed_differ(main):
-    line = "=" * 40
-    stdout = main("ROMEO:", "-n8", "-t1", "--n_samples", "3")[1]
-    assert len({*re.split(f"{line} SAMPLE . {line}\n", stdout)}) == 4
+    stdout = main("ROMEO:", "-n8", "-t1", "--n_samples", "3", "--json")[1]
+    assert len({*stdout.splitlines()}) == 3
 
 
 def test_echo(main, expected):
@@ -130,7 +139,7 @@ def test_help(run):
     assert result.returncode == 0 and result.stderr == ""
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert run("x", "-h", env={"COLUMNS": "80"}).stdout == result.stdout
-    described = dict(re.findall(r"^ {2}(?:-(\w), | {4})--(\w+)", result.stdout, re.M)[::-1])
+    described = dict(re.findall(r"^ {2}-(\w)(?: [A-Z]+)?, --(\w+)", result.stdout, re.M))
     assert {described[letter] for letter in "ntm"} == {"n_tokens_to_generate", "temperature", "model_size"}
     names = re.findall(r"--(\w+)\s", result.stdout)
     assert {*names} >= {*gpt2.main.__annotations__} - {"return"}
@@ -168,12 +177,13 @@ def test_help(run):
     (["x", "--top_p", "1", "-t0"], 2, "top_p = 1.0 makes no difference"),
     (["x", "--n_samples", "2"], 2, "n_samples = 2 makes no difference"),
     (["x", "--stop", ""], 2, "stop is empty"),
+    (["x", "--json", "--echo"], 2, "echo makes no difference with json"),
     (["x", "--model", "124M"], 2, "unknown option '--model' (did you mean --model_size or --models_dir?)"),
     (["x", "--temp", "1"], 2, "unknown option '--temp' (did you mean --temperature?)"),
     (["x", "--temprature", "1"], 2, "unknown option '--temprature' (did you mean --temperature?)"),
     (["x", "--nsamples", "1"], 2, "unknown option '--nsamples' (did you mean --n_samples?)"),
-    (["x", "5", "--n_tokens_to_generate", "7"], 2, "n_tokens_to_generate is given twice: '--n_tokens_to_generate 7'"),
-    (["x", "--prompt", "y"], 2, "prompt is given twice: '--prompt y' and 'x'"),
+    (["x", "5", "--n_tokens_to_generate", "7"], 2, "n_tokens_to_generate is given twice: '7' and '5'"),
+    (["x", "--prompt", "y"], 2, "prompt is given twice: 'y' and 'x'"),
     (["two", "words"], 2, "n_tokens_to_generate must be a whole number, not 'words'; a text of several words goes in"),
     (["--dash", "5"], 2, "unknown option '--dash'; --help lists them all; a text that begins with a dash goes after"),
 ])
@@ -210,13 +220,17 @@ def test_of_an_endless_stdin_only_the_beginning_is_read(run):
     assert "the text is longer than 3,328 bytes" in error_line(result, 2)
 
 
-@posix
-def test_stdin_is_not_silently_ignored(run, expected):
-    message = error_line(run("60", *BUNDLED, input="KING RICHARD"), 2)
-    assert "is 60 the prompt or the n_tokens_to_generate? There is a text in stdin too" in message
-    result = run("ROMEO:", "5", *BUNDLED, input="KING RICHARD")
-    assert result.stdout == expected("ROMEO:", 5)
-    assert result.stderr.startswith("stdin is not read: there is a text on the command line\n5 tokens")
+def test_a_number_is_the_prompt_and_what_becomes_of_stdin_is_said(run, expected):
+    result = run("60", *BUNDLED, input="KING RICHARD")
+    assert result.stdout == expected("60")
+    assert result.stderr.startswith("stdin is not read: the text is '60'; if it is meant as a number, give the option")
+    assert run("-n5", *BUNDLED, input="KING RICHARD").stdout == expected("KING RICHARD", 5)
+
+
+def test_a_prompt_arrives_as_it_was_typed_whatever_the_locale(run, expected):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run("안녕 É", "3", "--stop", "é", *BUNDLED, env=locale)
+    assert (result.stdout, result.returncode) == (expected("안녕 É", 3).partition("é")[0], 0), result.stderr
 
 
 @posix
@@ -257,7 +271,7 @@ def test_list_models(run, tmp_path):
 # --- when it cannot run to its end --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("package", ["numpy", "fire", "requests"])
+@pytest.mark.parametrize("package", ["numpy", "regex", "requests"])
 def test_a_missing_package_is_one_line(run, tmp_path, package):
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module named {package}', name={package!r})")
     result = run("x", "--model_size", "124M", "--models_dir", str(tmp_path), env={"PYTHONPATH": str(tmp_path)})
@@ -291,9 +305,9 @@ def test_closed_streams(redirection, status, stderr):
     assert stderr is None or result.stderr == stderr
 
 
-def test_a_terminal_that_cannot_show_a_character(run):
-    result = run("안녕", "3", *BUNDLED, env={"PYTHONIOENCODING": "ascii"})
-    assert result.returncode == 0
+def test_a_terminal_that_cannot_show_a_character(run, expected):
+    result = run("안녕", "3", "--echo", *BUNDLED, env={"PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stdout) == (0, "??" + expected("안녕", 3).encode("ascii", "replace").decode())
 
 
 def interruptible():
@@ -302,7 +316,7 @@ def interruptible():
 
 
 @posix
-@pytest.mark.parametrize("module", ["numpy", "fire", "utils"])
+@pytest.mark.parametrize("module", ["numpy", "cli.text_in", "utils"])
 def test_ctrl_c_during_the_imports_ends_quietly(tmp_path, module):
     """A stand-in for each module presses Ctrl-C while it is being imported."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -385,4 +399,96 @@ def test_the_screen(expected, redirection, shown):
 def test_the_screen_with_tee(expected, tmp_path):
     shown = screen(f"{COMMAND} JULIET: 3 {SHAKESPEARE} | tee '{tmp_path}/copy'; printf '$'")
     assert (tmp_path / "copy").read_text() == expected("JULIET:", 3)
-    assert re.search(r"(^|\n)3 tokens in ", shown)
+    assert "3 tokens in " in shown
+
+
+# --- at the keyboard ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keyboard():
+    """keyboard("gpt2.py", "-n5", ...) -> the program in a terminal of its own, as pexpect has it."""
+    pexpect = pytest.importorskip("pexpect")
+    programs = []
+
+    def start(*arguments, **env):
+        env = {**os.environ, "TERM": "dumb", "INPUTRC": os.devnull, **env}
+        programs.append(pexpect.spawn(sys.executable, [*arguments, *BUNDLED], cwd=ROOT, env=env, encoding="utf-8",
+                                      timeout=30, dimensions=(24, 200)))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.close(force=True)
+
+
+def exit_status(program):
+    program.expect(sys.modules["pexpect"].EOF)
+    program.close()
+    return program.exitstatus
+
+
+@posix
+def test_at_the_keyboard_it_asks_for_one_prompt_after_the_other(keyboard, expected):
+    program = keyboard("gpt2.py", "-n5")
+    for prompt in ("ROMEO:", "안녕", ""):
+        program.expect_exact("> ")
+        program.sendline(prompt)
+        program.expect_exact(prompt + "\r\n")
+        program.expect(r"5 tokens in [^\n]*\n")
+        assert program.before == (expected(prompt, 5).rstrip("\n") + "\n").replace("\n", "\r\n")
+    program.expect_exact("> ")
+    program.sendline("x " * 300)
+    program.expect("error: [^\n]*more than the context of 256")
+    program.expect_exact("> ")
+    program.send("\x1b[A\x1b[A")  # twice up: the prompt before
+    program.expect_exact("안녕")
+    program.sendcontrol("u")
+    program.sendcontrol("d")
+    assert exit_status(program) == 0
+    assert program.before.endswith("\r\n")  # the shell's prompt begins a line
+
+
+@posix
+def test_ctrl_c_ends_a_continuation_and_not_the_program(keyboard, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(  # each pass takes long enough to be interrupted
+        "import sys, time\n"
+        "def trace(frame, event, argument):\n"
+        "    if frame.f_code.co_name == 'gelu': time.sleep(0.005)\n"
+        "sys.setprofile(trace)\n")
+    program = keyboard("gpt2.py", "-n200", "--temperature", "1", PYTHONPATH=str(tmp_path))
+    program.expect_exact("> ")
+    program.sendline("ROMEO:")
+    program.expect_exact("ROMEO:\r\n")
+    program.expect("[A-Za-z]")
+    program.sendintr()
+    program.expect_exact("> ")
+    assert "tokens in" not in program.before and "Traceback" not in program.before
+    program.send("half a line")
+    program.sendintr()
+    program.expect_exact("> ")
+    program.sendeof()
+    assert exit_status(program) == 0
+
+
+@posix
+def test_without_a_screen_it_asks_on_stderr(expected, tmp_path):
+    script = f"{COMMAND} -n3 {SHAKESPEARE} > '{tmp_path}/text'"
+    pexpect = pytest.importorskip("pexpect")
+    program = pexpect.spawn("sh", ["-c", script], cwd=ROOT, encoding="utf-8", timeout=30)
+    program.expect_exact("> ")
+    program.sendline("JULIET:")
+    program.expect("3 tokens in")
+    program.expect_exact("> ")
+    program.sendeof()
+    assert exit_status(program) == 0
+    assert (tmp_path / "text").read_text() == expected("JULIET:", 3)
+
+
+@posix
+def test_lens_asks_for_its_text_once(keyboard):
+    program = keyboard("lens.py", "tokens")
+    program.expect_exact("text: ")
+    program.sendline("O Romeo")
+    program.expect_exact("·Rome")
+    assert exit_status(program) == 0

@@ -1,5 +1,8 @@
-"""Running a program: exit status, one-line errors, text in and out, where a line begins on the screen."""
+"""Running a program: exit status, one-line errors, encodings, text in and out, where a line begins on the screen."""
+import codecs
+import errno
 import io
+import json
 import os
 import sys
 import time
@@ -9,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli import startup, terminal
+from cli import startup, terminal, text_in, text_out
 from cli.arguments import CommandLineError
 
 
@@ -62,6 +65,38 @@ def test_a_closed_pipe_is_no_error(capsys):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(KeyError):
         terminal.run_command_line(raising(KeyError("x")), [])
+
+
+def test_on_windows_a_pipe_that_nobody_reads_is_an_invalid_argument(capsys, monkeypatch):
+    error = OSError(errno.EINVAL, "Invalid argument")
+    assert exit_status(raising(error)) == 1
+    monkeypatch.setattr(terminal.os, "name", "nt")
+    assert exit_status(raising(error)) == 141
+    assert exit_status(raising(OSError(errno.EINVAL, "Invalid argument", "file"))) == 1
+    assert capsys.readouterr().err == ("error: the output cannot be written: Invalid argument\n"
+                                       "error: file: Invalid argument\n")
+
+
+class Stream(io.TextIOWrapper):
+    """A stream of a locale in which nothing but ASCII can be said."""
+
+    def __init__(self, is_terminal):
+        super().__init__(io.BytesIO(), encoding="ascii", write_through=True)
+        self.isatty = lambda: is_terminal
+
+
+@pytest.mark.parametrize("is_terminal, forced, written", [
+    (False, None, "일 ▏".encode()),  # a file or a pipe: UTF-8 everywhere
+    (True, None, b"? ?"),
+    (False, "ascii", b"? ?"),
+])
+def test_what_is_redirected_is_utf8(monkeypatch, is_terminal, forced, written):
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    if forced:
+        monkeypatch.setenv("PYTHONIOENCODING", forced)
+    monkeypatch.setattr(sys, "stdout", stream := Stream(is_terminal))
+    assert exit_status(lambda: print("일 ▏", end="")) == 0
+    assert stream.buffer.getvalue() == written
 
 
 def test_warnings_of_numpy_do_not_reach_the_screen(capsys, recwarn):
@@ -122,49 +157,67 @@ def stdin(monkeypatch):
 
 
 @pytest.mark.parametrize("data, text", [(b"", ""), (b"x", "x"), (b"x\n", "x"), (b"x\r\n", "x"), (b"x\n\n", "x\n"),
-                                        ("안녕 🤖\n".encode(), "안녕 🤖")])
+                                        ("안녕 🤖\n".encode(), "안녕 🤖"),
+                                        ("\ufeffx\r\n".encode(), "x"),  # as PowerShell sends it
+                                        ("\ufeff\ufeffx".encode(), "\ufeffx")])
 def test_stdin(stdin, data, text):
     stdin(data)
-    assert terminal.read_text(None) == text
+    assert text_in.read_text(None) == text
     stdin(data)
-    assert terminal.read_text(None, max_bytes=len(data)) == text
+    assert text_in.read_text(None, max_bytes=len(data)) == text
 
 
 def test_stdin_that_is_not_utf8(stdin):
     stdin(b"caf\xe9")
-    with pytest.raises(ValueError, match="not UTF-8 text: byte 0xE9 at 3; convert it first") as error:
-        terminal.read_text(None)
+    with pytest.raises(ValueError, match="not UTF-8 text: byte 0xE9 at 3; convert it to UTF-8 first") as error:
+        text_in.read_text(None)
     assert not isinstance(error.value, CommandLineError)
 
 
 def test_a_text_of_exactly_the_size_that_is_allowed(stdin):
     for end in (b"", b"\n", b"\r\n"):
         stdin(b"12345" + end)
-        assert terminal.read_text(None, max_bytes=5) == "12345"
-    assert terminal.read_text("12345", max_bytes=5) == "12345"
+        assert text_in.read_text(None, max_bytes=5) == "12345"
+        stdin(codecs.BOM_UTF8 + b"12345" + end)
+        assert text_in.read_text(None, max_bytes=5) == "12345"
+    assert text_in.read_text("12345", max_bytes=5) == "12345"
     stdin(b"123456789")
     for text in (None, "123456"):
         with pytest.raises(CommandLineError, match="longer than 5 bytes"):
-            terminal.read_text(text, max_bytes=5)
+            text_in.read_text(text, max_bytes=5)
 
 
 def test_of_a_stdin_that_is_too_long_little_is_read(monkeypatch):
     source = io.BytesIO(b"x" * 10**6)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source))
     with pytest.raises(CommandLineError):
-        terminal.read_text(None, max_bytes=1000)
+        text_in.read_text(None, max_bytes=1000)
     assert source.tell() < 10_000
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "text").write_bytes("\ufeff안녕\r\n".encode())
+    assert text_in.read_file(tmp_path / "text") == "안녕\r\n"
+    (tmp_path / "text").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="text is not UTF-8 text: byte 0xE9 at 3"):
+        text_in.read_file(tmp_path / "text")
+
+
+def test_a_text_arrives_as_it_was_typed_whatever_the_locale():
+    assert text_in.as_typed("안녕".encode().decode("ascii", "surrogateescape")) == "안녕"
+    for text in ("안녕", "Ã©", "caf\udce9", "\ud800"):  # the last two are UTF-8 in no locale
+        assert text_in.as_typed(text) == text
 
 
 def test_without_stdin_the_text_is_empty(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    assert terminal.read_text(None) == ""
+    assert text_in.read_text(None) == ""
 
 
 @pytest.mark.parametrize("typed, text", [(r"\n", "\n"), (r"a\tb\r\n", "a\tb\r\n"), (r"\\n", r"\n"), (r"\\\n", "\\\n"),
                                          (r"C:\dir", r"C:\dir"), ("\\", "\\"), ("\n", "\n"), ("", "")])
 def test_unescape(typed, text):
-    assert terminal.unescape(typed) == text
+    assert text_in.unescape(typed) == text
 
 
 # --- text out -----------------------------------------------------------------------------------
@@ -173,7 +226,7 @@ def test_unescape(typed, text):
 @settings(max_examples=500, deadline=None, database=None)
 @given(st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=8), st.text("ab\n", min_size=1, max_size=4))
 def test_until(pieces, stop):
-    shown = list(terminal.until(iter(pieces), stop))
+    shown = list(text_out.until(iter(pieces), stop))
     assert "".join(shown) == "".join(pieces).partition(stop)[0]
     assert all(shown)
 
@@ -181,25 +234,25 @@ def test_until(pieces, stop):
 @given(st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=8), st.text("ab\n", min_size=1, max_size=4))
 def test_until_holds_nothing_back_that_cannot_begin_the_stop(pieces, stop):
     read, shown = [], ""
-    for piece in terminal.until((read.append(piece) or piece for piece in pieces), stop):
+    for piece in text_out.until((read.append(piece) or piece for piece in pieces), stop):
         shown += piece
         rest = "".join(read)[len(shown):]
         assert stop.startswith(rest) or stop in "".join(read) or read == pieces
 
 
 def test_until_without_a_stop():
-    assert list(terminal.until(iter(["a", "b"]), None)) == ["a", "b"]
+    assert list(text_out.until(iter(["a", "b"]), None)) == ["a", "b"]
 
 
 def test_print_pieces(capsys):
-    assert terminal.print_pieces(iter(["a", "\n", "b"]), before="x ") == "x a\nb"
+    assert text_out.print_pieces(iter(["a", "\n", "b"]), before="x ") == "x a\nb"
     assert capsys.readouterr().out == "x a\nb"
 
 
 def test_the_stopwatch(monkeypatch):
     times = iter([100.0, 100.5, 101.0, 102.0, 104.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))
-    stopwatch = terminal.Stopwatch()
+    stopwatch = text_out.Stopwatch()
     assert str(stopwatch) == "0 tokens in 0.00 s (0.0 tokens/s), the first after 0.00 s"
     assert list(stopwatch([7])) == [7]
     assert str(stopwatch) == "1 token in 0.50 s (2.0 tokens/s), the first after 0.50 s"
@@ -224,7 +277,7 @@ def streams(monkeypatch, tmp_path):
         with open(os.dup(fds[stdout]), "w") as out, open(os.dup(fds[stderr]), "w") as err:
             monkeypatch.setattr(sys, "stdout", out)
             monkeypatch.setattr(sys, "stderr", err)
-            terminal.end_line(terminal.print_pieces([text]))
+            text_out.end_line(text_out.print_pieces([text]))
             terminal.notice("closing line")
             monkeypatch.undo()
         os.write(tty, b"$")  # the shell's prompt
@@ -244,7 +297,7 @@ def streams(monkeypatch, tmp_path):
     ("terminal", "terminal", "text\nclosing line\n$", "", ""),
     ("terminal", "null", "text\n$", "", ""),
     ("terminal", "file", "text\n$", "", "closing line\n"),
-    ("pipe", "terminal", "\nclosing line\n$", "text", ""),  # | tee: it shows "text" on the screen
+    ("pipe", "terminal", "closing line\n$", "text", ""),
     ("file", "terminal", "closing line\n$", "", "text"),
     ("null", "terminal", "closing line\n$", "", ""),
     ("file", "file", "$", "", "text\nclosing line\n"),  # > file 2>&1
@@ -254,10 +307,24 @@ def streams(monkeypatch, tmp_path):
 ])
 def test_the_closing_line_begins_a_line(streams, stdout, stderr, screen, pipe, file):
     assert streams(stdout, stderr, "text") == [screen, pipe, file]
-    same = [got.replace("text", "text\n").replace("text\n\n", "text\n") for got in (screen.lstrip("\n"), pipe, file)]
+    same = [got.replace("text", "text\n").replace("text\n\n", "text\n") for got in (screen, pipe, file)]
     assert streams(stdout, stderr, "text\n") == same  # a text that ends a line gets no second one
 
 
+def test_pipes_that_cannot_be_told_apart_are_not_the_same(monkeypatch):
+    """On Windows, fstat gives 0 for the number of every pipe."""
+    nameless = os.stat_result((0o10600, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda fd: nameless)
+    assert not text_out._same_file(sys.__stdout__, sys.__stderr__)
+
+
 def test_a_stream_that_is_not_a_file_gets_no_line_end(capsys):
-    terminal.end_line(terminal.print_pieces(["text"]))
+    text_out.end_line(text_out.print_pieces(["text"]))
     assert capsys.readouterr().out == "text"
+
+
+def test_json_lines(capsys):
+    text_out.print_json(prompt='"안녕"\n', continuation="\u2028", seed=None)
+    line = capsys.readouterr().out
+    assert json.loads(line) == {"prompt": '"안녕"\n', "continuation": "\u2028"}
+    assert line.count("\n") == 1 and "안녕" in line

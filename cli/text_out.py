@@ -1,0 +1,95 @@
+"""Text that comes out of a program: streamed, cut at a stop, timed."""
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+
+def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
+    """Pieces of text up to where `stop` begins, which may be spread over several of them.
+
+    The end of a piece is held back for as long as it may be the beginning of `stop`.
+
+    Args:
+        pieces: iterable of str.
+        stop: str, not empty; or None, for all pieces.
+
+    Yields:
+        str, never empty.
+    """
+    if stop is None:
+        yield from pieces
+        return
+    held = ""
+    for piece in pieces:
+        held += piece
+        end = held.find(stop)
+        if end < 0:
+            end = len(held) - next(n for n in range(len(stop) - 1, -1, -1) if held.endswith(stop[:n]))
+        if end:
+            yield held[:end]
+        if held.startswith(stop, end):
+            return
+        held = held[end:]
+    if held:
+        yield held
+
+
+def print_pieces(pieces: Iterable[str], before: str = "") -> str:
+    """Print pieces of text as they come, and what goes before the first one; returns all of it."""
+    text = ""
+    for piece in itertools.chain([before], pieces):
+        print(piece, end="", flush=True)
+        text += piece
+    return text
+
+
+def print_json(**values: object) -> str:
+    """Print a dict as one line of JSON, without the values that are None; returns the line."""
+    line = json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False)
+    print(line, flush=True)
+    return line
+
+
+def end_line(text: str, anyway: bool = False) -> None:
+    """Let what comes after `text`, which was just printed, begin a line on the screen.
+
+    A file or a pipe gets what was printed and no more, unless notices go to the same one.
+
+    Args:
+        text: str.
+        anyway: end the line wherever stdout goes.
+    """
+    unfinished = text != "" and not text.endswith("\n")
+    if anyway or unfinished and (sys.stdout.isatty() or _same_file(sys.stdout, sys.stderr)):
+        print(flush=True)
+
+
+def _same_file(a, b):
+    try:
+        first, second = os.fstat(a.fileno()), os.fstat(b.fileno())
+    except (OSError, ValueError):  # a stream that is not a file
+        return False
+    return first.st_ino != 0 and os.path.samestat(first, second)  # on Windows all pipes have 0
+
+
+class Stopwatch:
+    """Counts the tokens that pass through it, and the seconds; as str it is the line with which a program closes."""
+
+    def __init__(self):
+        self.n_tokens, self.first, self.last = 0, 0.0, 0.0
+        self.start = time.perf_counter()
+
+    def __call__(self, ids: Iterable[int]) -> Iterator[int]:
+        """The same ids, each counted as it comes."""
+        for i in ids:
+            self.last = time.perf_counter() - self.start
+            self.first = self.first if self.n_tokens else self.last
+            self.n_tokens += 1
+            yield i
+
+    def __str__(self):
+        return (f"{self.n_tokens} token{'s' * (self.n_tokens != 1)} in {self.last:.2f} s "
+                f"({self.n_tokens / max(self.last, 1e-9):.1f} tokens/s), the first after {self.first:.2f} s")
