@@ -2,9 +2,8 @@
 
 It gives the same ids as `encoder.py` in https://github.com/openai/gpt-2 for every string. A text is split into pieces
 (words with their leading space, numbers, punctuation, runs of white space). Each piece becomes its UTF-8 bytes, one
-token per byte; then neighbouring tokens are merged, the pair that training learned first before all others, until no
-pair is left that training learned (Sennrich et al., https://arxiv.org/abs/1508.07909). Since it starts from bytes, no
-text is out of vocabulary.
+token per byte. Then merge the earliest-learned pair of neighbours until no learned pair is left (Sennrich et al.,
+https://arxiv.org/abs/1508.07909). Since it starts from bytes, no text is out of vocabulary.
 """
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import regex
 
@@ -27,6 +26,7 @@ GONE = -1  # stands for a token that was merged into the one before it
 # 'S is not), and the models were trained that way. These are the alternatives of OpenAI's encoder.py with the frequent
 # ones first. That is faster and changes nothing: no two of those that changed places can match at the same character.
 PIECE = regex.compile(r" ?\p{L}+| ?\p{N}+|'(?:[stmd]|re|ve|ll)| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+WORD, SPACE, SPACE_BEFORE = regex.compile(r"\w"), regex.compile(r"\s*"), regex.compile(r"(?r)\s*")  # (?r): backwards
 
 
 def bytes_to_unicode() -> dict[int, str]:
@@ -90,16 +90,16 @@ def merge_pairs(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) 
     return [token for token in ids if token != GONE]
 
 
-class _PieceIds(dict):
+class _PieceIds(dict[str, list[int]]):
     """{piece of text: its ids}, computed when a piece is first met: after that it costs one lookup."""
 
     MOST_PIECES, LONGEST_PIECE = 2**18, 100  # bounds the memory of a service that reads texts for months
 
-    def __init__(self, byte_ids, merges):
+    def __init__(self, byte_ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> None:
         super().__init__()
         self.byte_ids, self.merges = byte_ids, merges
 
-    def __missing__(self, piece):
+    def __missing__(self, piece: str) -> list[int]:
         ids = merge_pairs([self.byte_ids[byte] for byte in piece.encode("utf-8")], self.merges)
         if len(piece) <= self.LONGEST_PIECE:
             if len(self) >= self.MOST_PIECES:
@@ -108,14 +108,27 @@ class _PieceIds(dict):
         return ids
 
 
+class AddedToken(NamedTuple):
+    """A token that no merge makes: `[PAD]`, `<|startoftext|>`, ... The fields are those of Hugging Face's files."""
+
+    id: int
+    lstrip: bool = False  # the white space before it, after it, belongs to it and is lost
+    rstrip: bool = False
+    single_word: bool = False  # not where a letter, a digit or _ stands directly before or after it
+    normalized: bool = False  # found only in what those that are not have left
+
+
 class Encoder:
     """GPT-2's tokenizer.
 
     Attributes:
         name: str, that of the model whose vocabulary it is, or None.
-        n_vocab: int, the number of tokens; ids are 0 to n_vocab - 1.
-        eot_token: int, the id of `<|endoftext|>`, which separates the documents in GPT-2's training text (None where
-            the vocabulary has no such token). `encode` never returns it: there those 13 characters are ordinary text.
+        n_vocab: int, the number of the model's token ids, which are 0 to n_vocab - 1. That may be more than there are
+            tokens (padded to a round number for speed): the surplus ids stand for no text.
+        eot_token: int, the id that ends a text, `<|endoftext|>` unless the model has another; None where there is none.
+        added_tokens: dict {text: `AddedToken`}, those of a model from Hugging Face; `encode` finds them in a text. In
+            OpenAI's layout there are none: `<|endoftext|>` is 13 ordinary characters there, and `encode` never
+            returns eot_token.
 
     >>> encoder = get_encoder("shakespeare", "models")
     >>> encoder.encode("O Romeo, Romeo!")
@@ -124,19 +137,26 @@ class Encoder:
     ['O', ' Rome', 'o', ',', ' Rome', 'o', '!']
     """
 
-    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], name: str | None = None):
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], name: str | None = None, *,
+                 added_tokens: dict[str, AddedToken] | None = None, n_vocab: int | None = None,
+                 eot_token: int | None = None, bos_token: int | None = None) -> None:
         """
         Args:
             vocabulary: dict {token: id}, tokens written with the characters of `bytes_to_unicode`.
             merges: (left token, right token) pairs in the order in which training learned them.
             name: what to call it.
+            added_tokens: dict {text: `AddedToken`}; they may be in the vocabulary, too.
+            n_vocab: how many ids the model has, by default as many as there are tokens.
+            eot_token, bos_token: the ids that end and begin a text, by default that of `<|endoftext|>`.
 
         Raises:
             ValueError: the ids are not 0 to n - 1, a byte has no token, a merge needs a token that is not in the
-                vocabulary, or no merge makes a token (none need make special tokens, <...>, as <|endoftext|> is).
+                vocabulary, or no merge makes a token (none need make added ones and special ones, <...>).
         """
         if not isinstance(vocabulary, dict):
             raise ValueError(f"the vocabulary must map tokens to ids, not be a {type(vocabulary).__name__}")
+        self.added_tokens = added_tokens or {}
+        vocabulary = vocabulary | {text: token.id for text, token in self.added_tokens.items()}
         if not all(type(i) is int for i in vocabulary.values()):
             token, i = next((token, i) for token, i in vocabulary.items() if type(i) is not int)
             raise ValueError(f"the id of token {token!a} is {i!a}, not a whole number")
@@ -149,7 +169,7 @@ class Encoder:
         for byte, character in characters.items():
             if character not in vocabulary:
                 raise ValueError(f"byte {byte} has no token (it would be {character!a})")
-        strange = set("".join(tokens)) - set(characters.values())
+        strange = set("".join(token for token in tokens if token not in self.added_tokens)) - set(characters.values())
         if strange:
             raise ValueError(f"a token contains {min(strange)!a}, which stands for no byte")
         try:
@@ -160,20 +180,27 @@ class Encoder:
         byte_ids = [vocabulary[characters[byte]] for byte in range(256)]
         unmade = {*range(len(tokens))}.difference(byte_ids, (merged for _, merged in pairs.values()))
         never = [token for token in map(tokens.__getitem__, sorted(unmade))
-                 if not (token.startswith("<") and token.endswith(">"))]
+                 if token not in self.added_tokens and not (token.startswith("<") and token.endswith(">"))]
         if never:
             more = f" or {len(never) - 1} others" if never[1:] else ""
             raise ValueError(f"no merge makes the token {never[0]!a}{more}: {len(pairs)} merges do not fit "
                              f"{len(tokens)} tokens; download both files again")
-        self.n_vocab = len(tokens)
+        for text, added in self.added_tokens.items():
+            tokens[added.id] = "".join(characters[byte] for byte in text.encode("utf-8"))
+        self.n_vocab = len(tokens) if n_vocab is None else n_vocab
         self.name = name
-        self.eot_token = vocabulary.get(END_OF_TEXT)
-        self._tokens = tokens
+        self.eot_token = vocabulary.get(END_OF_TEXT) if eot_token is None else eot_token
+        self._bos_token = self.eot_token if bos_token is None else bos_token
+        self._tokens = tokens + [""] * (self.n_vocab - len(tokens))
         self._to_byte = {ord(character): byte for byte, character in characters.items()}
         self._piece_ids = _PieceIds(byte_ids, pairs)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, added_tokens: bool = True) -> list[int]:
         """Text to token ids.
+
+        Args:
+            text: str.
+            added_tokens: find the added tokens in the text, as transformers does; False takes them as ordinary text.
 
         Raises:
             TypeError: `text` is not a str.
@@ -181,12 +208,25 @@ class Encoder:
         """
         if not isinstance(text, str):
             raise TypeError(f"the text to encode must be a str, not {type(text).__name__}")
+        parts: Iterable[str | int] = self._find_added_tokens(text) if added_tokens and self.added_tokens else [text]
         try:
-            return list(chain.from_iterable(map(self._piece_ids.__getitem__, PIECE.findall(text))))
+            return list(chain.from_iterable(
+                [part] if isinstance(part, int) else
+                chain.from_iterable(map(self._piece_ids.__getitem__, PIECE.findall(part))) for part in parts))
         except UnicodeEncodeError:
             at, character = next((i, c) for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
             raise ValueError(f"the text has a lone surrogate, U+{ord(character):04X}, at character {at}: it is half "
                              "of a character, which UTF-8 cannot represent; remove it") from None
+
+    def _find_added_tokens(self, text: str) -> list[str | int]:
+        """The text in parts: ids of added tokens, and what lies between them. A longer token goes before a shorter."""
+        parts: list[str | int] = [text]
+        for normalized in (False, True):
+            tokens = {text: token for text, token in self.added_tokens.items() if token.normalized == normalized}
+            if tokens:
+                parts = [piece for part in parts for piece in
+                         ([part] if isinstance(part, int) else split_at(part, tokens))]
+        return parts
 
     def decode(self, ids: Iterable[int]) -> str:
         """Token ids to text. Bytes that are not UTF-8 (a character cut in two) become U+FFFD.
@@ -220,28 +260,52 @@ class Encoder:
         return self._bytes([i])
 
     def new_text(self) -> list[int]:
-        """The ids that a new text begins with: [eot_token]; ValueError if the vocabulary has none."""
-        if self.eot_token is None:
+        """The ids that a new text begins with: [eot_token], or the model's own; ValueError if there is none."""
+        if self._bos_token is None:
             raise ValueError("the text is empty, and this vocabulary has no <|endoftext|> to begin a new one with")
-        return [self.eot_token]
+        return [self._bos_token]
 
     @functools.cached_property
     def max_token_bytes(self) -> int:
         """The length of the longest token in bytes: n tokens are at most n times as much text."""
         return max(map(len, self._tokens))  # in the vocabulary files each byte is a character
 
-    def _bytes(self, ids):
+    def _bytes(self, ids: Iterable[int]) -> bytes:
         tokens = []
         for i in ids:
             if isinstance(i, bool) or not hasattr(i, "__index__"):
                 raise TypeError(f"a token id must be a whole number, not {i!r}")
-            if not 0 <= i < self.n_vocab:
-                raise ValueError(f"token id {i} is not in the vocabulary: ids are 0 to {self.n_vocab - 1}")
+            if not 0 <= i < len(self._tokens):
+                raise ValueError(f"token id {i} is not in the vocabulary: ids are 0 to {len(self._tokens) - 1}")
             tokens.append(self._tokens[i])
         return "".join(tokens).translate(self._to_byte).encode("latin-1")
 
 
-def get_encoder(model_name: str, models_dir: str | os.PathLike) -> Encoder:
+def split_at(text: str, tokens: dict[str, AddedToken]) -> Iterator[str | int]:
+    """A text in parts: the ids of these added tokens where they stand in it, and what lies between them.
+
+    >>> list(split_at("To be<end> or not", {"<end>": AddedToken(7, rstrip=True)}))
+    ['To be', 7, 'or not']
+    """
+    longest_first = sorted(tokens, key=len, reverse=True)
+    done = 0
+    for match in regex.finditer("|".join(map(regex.escape, longest_first)), text):
+        token, start, stop = tokens[match[0]], match.start(), match.end()
+        if token.single_word and (WORD.match(text, stop) or WORD.match(text, start - 1, start)):
+            continue
+        if token.lstrip:
+            start = SPACE_BEFORE.match(text, done, start).start()
+        if token.rstrip:
+            stop = SPACE.match(text, stop).end()
+        if done < start:
+            yield text[done:start]
+        yield token.id
+        done = stop
+    if done < len(text):
+        yield text[done:]
+
+
+def get_encoder(model_name: str, models_dir: str | os.PathLike[str]) -> Encoder:
     """The tokenizer of the model in `models_dir/model_name`, from its encoder.json and vocab.bpe.
 
     Raises:
@@ -249,27 +313,41 @@ def get_encoder(model_name: str, models_dir: str | os.PathLike) -> Encoder:
         ValueError: one of them is malformed, or they do not fit each other; the message says what is wrong where.
     """
     folder = Path(models_dir) / str(model_name)
-    texts = {}
-    for name in ("encoder.json", "vocab.bpe"):
-        try:
-            texts[name] = (folder / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{folder / name} is missing: a model's folder holds its vocabulary in "
-                                    "encoder.json and vocab.bpe") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{folder / name} is not UTF-8 text (byte {error.start}): download it again") from None
-    try:
-        vocabulary = json.loads(texts["encoder.json"])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{folder / 'encoder.json'} is not JSON ({error}): download it again") from None
-    lines = texts["vocab.bpe"].split("\n")  # not splitlines(): it also splits at characters that tokens may hold
-    first = 1 if lines[0].startswith("#version") else 0
-    merges: list[Any] = [tuple(line.split(" ")) for line in lines[first:] if line]
-    if not all(len(pair) == 2 and all(pair) for pair in merges):
-        line = next(line for line in lines[first:] if line and (line.count(" ") != 1 or line != line.strip(" ")))
-        raise ValueError(f"{folder / 'vocab.bpe'}, line {lines.index(line, first) + 1}: expected two tokens with a "
-                         f"space between, got {line[:60]!a}")
+    vocabulary, merges = read_json(folder / "encoder.json"), read_merges(folder / "vocab.bpe")
     try:
         return Encoder(vocabulary, merges, str(model_name))
     except ValueError as error:
         raise ValueError(f"{folder}: encoder.json and vocab.bpe are not a vocabulary: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. FileNotFoundError, or ValueError where it is not JSON."""
+    text = _read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): download it again") from None
+
+
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """The merges of a vocab.bpe or merges.txt, two tokens a line. FileNotFoundError or ValueError as `get_encoder`."""
+    lines = _read_text(path).split("\n")  # not splitlines(): it also splits at characters that tokens may hold
+    first = 1 if lines[0].startswith("#version") else 0
+    merges = []
+    for number, line in enumerate(lines[first:], first + 1):
+        left, space, right = line.partition(" ")
+        if line and (not (left and right) or " " in right):
+            raise ValueError(f"{path}, line {number}: expected two tokens with a space between, got {line[:60]!a}")
+        if line:
+            merges.append((left, right))
+    return merges
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: a model's folder holds its vocabulary in two files, encoder.json "
+                                "and vocab.bpe or vocab.json and merges.txt") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): download it again") from None

@@ -1,8 +1,9 @@
 """A model's folder, from OpenAI's files to nested dicts of NumPy arrays.
 
 A model is a folder with the files in which OpenAI published GPT-2: hparams.json (the sizes), encoder.json and vocab.bpe
-(the vocabulary), and a TensorFlow checkpoint (the weights). `load_encoder_hparams_and_params` finds it by its name,
-downloads it where it is an official one that is not there yet, and reads it.
+(the vocabulary), and a TensorFlow checkpoint (the weights); or with those of Hugging Face
+(`model_files/hugging_face.py`). `load_encoder_hparams_and_params` finds it by its name, downloads it where it is not
+there yet, and reads it.
 
 The weights are kept beside the checkpoint as one plain NumPy file, which later runs map into memory in a millisecond
 (`model_files/weights.py`).
@@ -13,7 +14,6 @@ prints to stderr as a plain line, unless it is told otherwise.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import math
 import os
@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoder import Encoder, get_encoder
+from model_files import hugging_face, weights
 from model_files import tf_checkpoint as checkpoint
-from model_files import weights
 from model_files.download import download, without_password
 from model_files.lock import locked
-from model_files.official_files import CHECKS, HPARAMS
+from model_files.official_files import CHECKS, HPARAMS, read_hparams
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ SHA256 = {  # of the 124M's files; the vocabulary is the same for all four sizes
 # --- download -----------------------------------------------------------------------------------
 
 
-def download_gpt2_files(model_size, model_dir):
+def download_gpt2_files(model_size: str, model_dir: str | os.PathLike[str]) -> None:
     """Download the official files of a model into `model_dir`, those that are not there yet.
 
     A file appears under its name only when it is complete and verified: by its SHA-256 where that is known (all files
@@ -106,11 +106,11 @@ class Model(NamedTuple):
 
     @property
     def n_head(self) -> int:
-        return self.hparams["n_head"]
+        return int(self.hparams["n_head"])
 
     @property
     def n_layer(self) -> int:
-        return self.hparams["n_layer"]
+        return int(self.hparams["n_layer"])
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; <|endoftext|>, which begins a new text, where it is empty."""
@@ -142,14 +142,15 @@ class Model(NamedTuple):
         return f"Model({getattr(self.encoder, 'name', None)!r}, {sizes})"
 
 
-def load_encoder_hparams_and_params(model_size: str | None = None, models_dir: str | os.PathLike | None = None
-                                    ) -> Model:
-    """Load a model by its name. An official one that is not on disk is downloaded.
+def load_encoder_hparams_and_params(model_size: str | os.PathLike[str] | None = None,
+                                    models_dir: str | os.PathLike[str] | None = None) -> Model:
+    """Load a model by its name. One that is not on disk is downloaded, if it is official or on the Hugging Face Hub.
 
     Args:
         model_size: "124M", "355M", "774M", "1558M" (or "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "shakespeare"
-            for the bundled model, or the name of any folder in `models_dir` with a model in OpenAI's layout. None is
-            the 124M, or the bundled model if the 124M is not on disk and cannot be downloaded.
+            for the bundled model; the name of any folder in `models_dir` with a model in OpenAI's layout or in Hugging
+            Face's; "owner/name", a model on the Hub; or the path of a folder, as in "./mine". None is the 124M, or the
+            bundled model if the 124M is not on disk and cannot be downloaded.
         models_dir: the folder of models; None is the folder `models` beside this file.
 
     Returns:
@@ -159,15 +160,20 @@ def load_encoder_hparams_and_params(model_size: str | None = None, models_dir: s
 
     Raises:
         FileNotFoundError: there is no such model, or a file of it is missing.
-        ValueError: the name is not the name of a folder, a file is damaged, or files do not belong together.
-        ImportError: the checkpoint is one that only TensorFlow reads, and TensorFlow cannot be imported.
-        OSError: as `download_gpt2_files`.
+        ValueError: the name is not that of a model, a file is damaged, files do not belong together, or the model is
+            not a GPT-2.
+        ImportError: as `load_gpt2_params_from_tf_ckpt`; or a package is missing.
+        OSError: as `download_gpt2_files` and `hugging_face.download`.
     """
-    model_dir = find_model(DEFAULT_MODEL if model_size is None else model_size, models_dir)
+    name = DEFAULT_MODEL if model_size is None else model_size
+    model_dir, on_hub = find_model(name, models_dir), _is_hub_name(name)
     missing = missing_files(model_dir)
     if models_dir is not None and not Path(models_dir).is_dir() and model_dir.parent == MODELS_DIR:
         logger.warning(f"the folder {models_dir} does not exist: using the bundled model in {MODELS_DIR}")
-    if missing and model_dir.name in MODEL_SIZES:
+    if missing and on_hub:
+        model_dir = hugging_face.download(str(name))
+        missing = missing_files(model_dir)
+    elif missing and model_dir.name in MODEL_SIZES and not hugging_face.is_folder_of(model_dir):
         if not model_dir.parent.is_dir():
             logger.warning(f"the folder {model_dir.parent} does not exist: making it for the {model_dir.name} model")
         try:
@@ -182,9 +188,15 @@ def load_encoder_hparams_and_params(model_size: str | None = None, models_dir: s
                            f"({error}): using the small bundled model, {BUNDLED_MODEL}, instead")
             model_dir = MODELS_DIR / BUNDLED_MODEL
         missing = missing_files(model_dir)
+    if hugging_face.is_folder_of(model_dir):
+        hugging_face.check_files(model_dir, missing)
+        hparams = load_hparams(model_dir)
+        encoder = hugging_face.get_encoder(model_dir, str(name) if on_hub else model_dir.name, hparams["n_vocab"])
+        return Model(encoder, hparams, load_params(model_dir, hparams))
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing: a model is a folder with checkpoint, encoder.json, "
-                                "hparams.json, vocab.bpe and the files that checkpoint names")
+                                "hparams.json, vocab.bpe and the files that checkpoint names, or with Hugging Face's "
+                                "config.json, model.safetensors and tokenizer.json")
     hparams = load_hparams(model_dir)
     encoder = get_encoder(model_dir.name, model_dir.parent)
     if encoder.n_vocab != hparams["n_vocab"]:
@@ -193,15 +205,24 @@ def load_encoder_hparams_and_params(model_size: str | None = None, models_dir: s
     return Model(encoder, hparams, load_params(model_dir, hparams))
 
 
-def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> Path:
+def find_model(model_size: str | os.PathLike[str], models_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder of a model by its name, as `load_encoder_hparams_and_params` takes it.
 
-    A folder of exactly that name comes first, then Hugging Face's names, then names that differ in case. An official
-    model need not be on disk.
+    A path is the folder itself, and must be there. "owner/name" is a folder in the Hugging Face Hub's cache. Else it is
+    one in `models_dir`: a folder of exactly that name comes first, then other names of the official models, then names
+    that differ in case. A model that can be downloaded need not be on disk.
     """
     models_dir = MODELS_DIR if models_dir is None else Path(models_dir)
-    if not isinstance(model_size, str) or not re.fullmatch(r"[^/\\:\0]+", model_size) or set(model_size) == {"."}:
-        raise ValueError(f"{model_size!r} is not a model's name: give that of a folder in {models_dir}, such as 124M")
+    path = _path(model_size)
+    if path is not None:
+        if not path.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(model_size)!r}, which names the model as a path")
+        return Path(os.path.abspath(path))
+    if _is_hub_name(model_size):
+        return hugging_face.cached(str(model_size))
+    if not isinstance(model_size, str) or not re.fullmatch(r"[^/\\:\0]+", model_size):
+        raise ValueError(f"{model_size!r} is not a model's name: give that of a folder in {models_dir}, such as 124M, "
+                         "owner/name for one on the Hugging Face Hub, or a folder's path, such as ./mine")
     names = [*_folders(models_dir), *MODEL_SIZES, BUNDLED_MODEL]
     same = [name for name in names if name.casefold() == model_size.casefold()]
     if model_size in names:
@@ -220,25 +241,44 @@ def find_model(model_size: str, models_dir: str | os.PathLike | None = None) -> 
         where = f"{models_dir}{'' if models_dir.is_dir() else ', which is not a folder'}"
         raise FileNotFoundError(f"there is no model {model_size!r} in {where}"
                                 f"{f' (did you mean {close[0]!r}?)' if close else ''}; available: "
-                                f"{', '.join(available)}; downloaded when named: {', '.join(MODEL_SIZES)}")
+                                f"{', '.join(available)}; can be downloaded: {', '.join(MODEL_SIZES)}, and owner/name "
+                                "from the Hugging Face Hub")
     bundled = name == BUNDLED_MODEL and not (models_dir / name).is_dir()
     return (MODELS_DIR if bundled else models_dir) / name
 
 
-def available_models(models_dir: str | os.PathLike | None = None) -> list[str]:
-    """The names of the models that can be loaded without a download: those in `models_dir`, and the bundled one."""
+def _path(model_size: object) -> Path | None:
+    """The path that names a model's folder: one that is absolute or begins with . or ~, or that of a folder that is
+    there; None where it is a name."""
+    if isinstance(model_size, os.PathLike):
+        return Path(model_size)
+    if not isinstance(model_size, str):
+        return None
+    first, *more = re.split("[/" + re.escape(os.sep) + "]", model_size)
+    path = os.path.expanduser(model_size) if more else model_size
+    return Path(path) if os.path.isabs(path) or first in (".", "..") or more and os.path.isdir(path) else None
+
+
+def _is_hub_name(model_size: object) -> bool:
+    return isinstance(model_size, str) and _path(model_size) is None and hugging_face.is_hub_name(model_size)
+
+
+def available_models(models_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """The names of the models that can be loaded without a download: those in `models_dir`, the bundled one, and those
+    from the Hugging Face Hub that are in its cache."""
     models_dir = MODELS_DIR if models_dir is None else Path(models_dir)
     names = {BUNDLED_MODEL}
-    for name in _folders(models_dir):
+    for name in [*_folders(models_dir), *hugging_face.cached_models()]:
         try:
-            if not missing_files(models_dir / name):
+            folder = hugging_face.cached(name) if "/" in name else models_dir / name
+            if not missing_files(folder) and load_hparams(folder):
                 names.add(name)
-        except (OSError, ValueError):  # not readable, or damaged
+        except (OSError, ValueError):  # not readable, damaged, or not a GPT-2
             continue
     return [*(name for name in MODEL_SIZES if name in names), *sorted(names.difference(MODEL_SIZES))]
 
 
-def _folders(models_dir):
+def _folders(models_dir: Path) -> list[str]:
     """The names of the folders in `models_dir`; none where it does not exist or cannot be listed."""
     try:
         return sorted(name for name in os.listdir(models_dir) if os.path.isdir(models_dir / name))
@@ -246,13 +286,15 @@ def _folders(models_dir):
         return []
 
 
-def missing_files(model_dir: str | os.PathLike) -> list[Path]:
+def missing_files(model_dir: str | os.PathLike[str]) -> list[Path]:
     """Which of the files that a model needs are not in `model_dir`.
 
     The checkpoint's data file may be missing if the converted weights are there: a model can be shipped with
     params-*.npy and model.ckpt.index alone.
     """
     model_dir = Path(model_dir)
+    if hugging_face.is_folder_of(model_dir):
+        return hugging_face.missing_files(model_dir)
     missing = [model_dir / name for name in ("checkpoint", "hparams.json", *VOCABULARY_FILES)
                if not (model_dir / name).is_file()]
     if missing:
@@ -266,36 +308,25 @@ def missing_files(model_dir: str | os.PathLike) -> list[Path]:
     return missing
 
 
-def load_hparams(model_dir: str | os.PathLike) -> dict:
-    """The sizes of a model from its hparams.json, checked.
+def load_hparams(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The sizes of a model from its hparams.json, or Hugging Face's config.json, checked.
 
     Returns:
-        dict with n_vocab, n_ctx, n_embd, n_head, n_layer (int), and whatever else the file has.
+        dict with n_vocab, n_ctx, n_embd, n_head, n_layer (int), and whatever else hparams.json has.
 
     Raises:
-        ValueError: the file is not JSON, or a size is missing or absurd.
+        ValueError: the file is not JSON, a size is missing or out of range, or a setting in config.json is not GPT-2's.
     """
-    path = Path(model_dir) / "hparams.json"
-    try:
-        hparams = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): download it again") from None
-    if not isinstance(hparams, dict):
-        raise ValueError(f"{path} must hold an object with the model's sizes, not {type(hparams).__name__}")
-    for name, most in (("n_vocab", 10**7), ("n_ctx", 10**7), ("n_embd", 10**6), ("n_head", 10**4), ("n_layer", 10**3)):
-        if name not in hparams:
-            raise ValueError(f"{path} has no {name}")
-        if type(hparams[name]) is not int or not 1 <= hparams[name] <= most:
-            raise ValueError(f"{path}: {name} must be a whole number from 1 to {most}, not {hparams[name]!r}")
-    if hparams["n_embd"] % hparams["n_head"]:
-        raise ValueError(f"{path}: n_embd = {hparams['n_embd']} is not divisible by n_head = {hparams['n_head']}")
-    return hparams
+    model_dir = Path(model_dir)
+    if hugging_face.is_folder_of(model_dir):
+        return hugging_face.load_hparams(model_dir)
+    return read_hparams(model_dir / "hparams.json")
 
 
 # --- the weights --------------------------------------------------------------------------------
 
 
-def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | os.PathLike, hparams: dict) -> dict:
+def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | os.PathLike[str], hparams: dict[str, Any]) -> dict[str, Any]:
     """The weights of a TensorFlow checkpoint as nested dicts of NumPy arrays, read into memory.
 
     Args:
@@ -315,12 +346,15 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | os.PathLike, hparams: dict
     return nested(weights.ordered(checkpoint.read_tensors(Path(tf_ckpt_path), parameter_shapes(hparams))), hparams)
 
 
-def load_params(model_dir: str | os.PathLike, hparams: dict) -> dict:
+def load_params(model_dir: str | os.PathLike[str], hparams: dict[str, Any]) -> dict[str, Any]:
     """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
 
     Returns and raises as `load_gpt2_params_from_tf_ckpt`.
     """
     model_dir, shapes = Path(model_dir), parameter_shapes(hparams)
+    if hugging_face.is_folder_of(model_dir):
+        return nested(weights.load(model_dir, lambda: hugging_face.fingerprint(model_dir), shapes,
+                                   lambda: hugging_face.read_tensors(model_dir, shapes)), hparams)
     prefix = checkpoint.latest_checkpoint(model_dir)
     index = checkpoint.index_file(prefix)
     if not index.is_file():
@@ -329,20 +363,20 @@ def load_params(model_dir: str | os.PathLike, hparams: dict) -> dict:
                                lambda: checkpoint.read_tensors(prefix, shapes)), hparams)
 
 
-def parameter_shapes(hparams: dict) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(hparams: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """The model's tensors in order: dict {name in the checkpoint, without "model/": shape without the leading 1}."""
-    n = hparams["n_embd"]
+    n, n_inner = hparams["n_embd"], hparams.get("n_inner", 4 * hparams["n_embd"])
     shapes: dict[str, tuple[int, ...]] = {"wte": (hparams["n_vocab"], n), "wpe": (hparams["n_ctx"], n)}
     for i in range(hparams["n_layer"]):
         for name, n_in, n_out in (("attn/c_attn", n, 3 * n), ("attn/c_proj", n, n),
-                                  ("mlp/c_fc", n, 4 * n), ("mlp/c_proj", 4 * n, n)):
+                                  ("mlp/c_fc", n, n_inner), ("mlp/c_proj", n_inner, n)):
             shapes[f"h{i}/{name}/w"], shapes[f"h{i}/{name}/b"] = (n_in, n_out), (n_out,)
         for name in ("ln_1", "ln_2"):
             shapes[f"h{i}/{name}/g"] = shapes[f"h{i}/{name}/b"] = (n,)
     return shapes | {"ln_f/g": (n,), "ln_f/b": (n,)}
 
 
-def nested(arrays: Iterable[tuple[str, np.ndarray]], hparams: dict) -> dict:
+def nested(arrays: Iterable[tuple[str, np.ndarray]], hparams: dict[str, Any]) -> dict[str, Any]:
     """(name, array) pairs as the nested dict of `load_gpt2_params_from_tf_ckpt`: h3/ln_1/g -> blocks[3].ln_1.g"""
     params: dict[str, Any] = {"blocks": Blocks(({} for _ in range(hparams["n_layer"])), hparams["n_head"])}
     for name, array in arrays:
@@ -356,9 +390,9 @@ def nested(arrays: Iterable[tuple[str, np.ndarray]], hparams: dict) -> dict:
     return params
 
 
-class Blocks(list):
+class Blocks(list[dict[str, Any]]):
     """The list of a model's blocks, with their n_head: no weight's shape tells it, and a wrong one gives garbage."""
 
-    def __init__(self, blocks: Iterable[dict], n_head: int):
+    def __init__(self, blocks: Iterable[dict[str, Any]], n_head: int) -> None:
         super().__init__(blocks)
         self.n_head = n_head

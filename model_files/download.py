@@ -31,7 +31,7 @@ KEPT = "what came is kept, and the next run resumes from there"
 
 
 def download(url: str, path: Path, *, sha256: str | None = None, length: int | None = None, max_length: int = 2**24,
-             check: Callable[[Path], None] | None = None) -> None:
+             check: Callable[[Path], object] | None = None) -> None:
     """Download `url` to `path`, which appears under its name when it is complete and verified.
 
     Until then it grows in NAME.part, from which the next try resumes, in this run or a later one.

@@ -2,6 +2,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from model_files.tensor_bundle import MAGIC
 
@@ -14,15 +15,28 @@ def check_checkpoint(path: Path) -> None:
         raise ValueError('it has no line model_checkpoint_path: "model.ckpt"')
 
 
-def check_hparams(path: Path) -> None:
-    """ValueError unless the file is a JSON object with the five sizes."""
+def read_hparams(path: Path) -> dict[str, Any]:
+    """The sizes in an hparams.json, checked, and whatever else it has. ValueError as `check_sizes`."""
     try:
         hparams = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-    for name in HPARAMS:
-        if not isinstance(hparams, dict) or type(hparams.get(name)) is not int:
-            raise ValueError(f"it is not an object with a whole number {name}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): download it again") from None
+    if not isinstance(hparams, dict):
+        raise ValueError(f"{path} must hold an object with the model's sizes, not {type(hparams).__name__}")
+    return check_sizes(hparams, path)
+
+
+def check_sizes(hparams: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`hparams`, the sizes that the file `path` states; ValueError if one is missing or out of range."""
+    limits = dict(zip(HPARAMS, (10**7, 10**7, 10**6, 10**4, 10**3)))
+    for name, high in [*limits.items(), *([("n_inner", 10**7)] if "n_inner" in hparams else [])]:
+        if name not in hparams:
+            raise ValueError(f"{path} has no {name}")
+        if type(hparams[name]) is not int or not 1 <= hparams[name] <= high:
+            raise ValueError(f"{path}: {name} must be a whole number from 1 to {high}, not {hparams[name]!r}")
+    if hparams["n_embd"] % hparams["n_head"]:
+        raise ValueError(f"{path}: n_embd = {hparams['n_embd']} is not divisible by n_head = {hparams['n_head']}")
+    return hparams
 
 
 def check_index(path: Path) -> None:
@@ -47,5 +61,5 @@ def check_graph(path: Path) -> None:
 
 # The vocabulary needs no check: its SHA-256 is known for all sizes. Nor does the file of weights: its length is known,
 # four bytes for each parameter, and the index has its checksums.
-CHECKS = {"checkpoint": check_checkpoint, "hparams.json": check_hparams, "model.ckpt.index": check_index,
+CHECKS = {"checkpoint": check_checkpoint, "hparams.json": read_hparams, "model.ckpt.index": check_index,
           "model.ckpt.meta": check_graph}

@@ -89,17 +89,45 @@ def test_an_unknown_model_is_refused_with_a_list_of_the_available_ones(folder):
         load_encoder_hparams_and_params("mone", folder.parent)
     assert str(error.value) == (
         f"there is no model 'mone' in {folder.parent} (did you mean 'mine'?); available: mine, shakespeare; "
-        "downloaded when named: 124M, 355M, 774M, 1558M")
+        "can be downloaded: 124M, 355M, 774M, 1558M, and owner/name from the Hugging Face Hub")
     with pytest.raises(FileNotFoundError, match=r"did you mean 'shakespeare'\?"):
         find_model("shakespear", folder.parent)
     with pytest.raises(FileNotFoundError, match="no model 'x' in .*typo, which is not a folder; available: shake"):
         find_model("x", folder / "typo")
 
 
-@pytest.mark.parametrize("name", ["../mine", "a/b", "..", ".", "", "a\\b", "C:x", "a\0b", 5])
-def test_a_path_is_not_a_models_name(folder, name):
-    with pytest.raises(ValueError, match="is not a model's name"):
+@pytest.mark.parametrize("name", ["", "a\\b", "C:x", "a\0b", "a/b/c", "/", "a/..", "a/../mine", "-a/b", "a/b--c", 5])
+def test_what_cannot_be_a_models_name(folder, name, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises((ValueError, FileNotFoundError), match="is not a model's name|checkpoint is missing"):
         load_encoder_hparams_and_params(name, folder.parent)
+
+
+@pytest.mark.parametrize("name", ["./mine", "../models/mine", "mine/", "../models/mine/.", Path("mine"), "{}", "~/mine",
+                                  "models/../mine"])
+def test_a_path_names_a_folder(folder, monkeypatch, name):
+    (folder.parent / "models").mkdir()
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    model = load_encoder_hparams_and_params(str(folder) if name == "{}" else name, folder / "elsewhere")
+    assert model.hparams == SIZES and model.encoder.name == "mine"
+    assert find_model(name if name != "{}" else folder).samefile(folder)
+
+
+def test_the_folder_in_which_one_is(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load_encoder_hparams_and_params(".").encoder.name == "mine"
+    monkeypatch.chdir(folder.parent)
+    assert find_model("..").samefile(folder.parent.parent)
+
+
+@pytest.mark.parametrize("name", ["./mone", "../mine", "{}/mone", Path("mone"), "mone/"])
+def test_a_path_without_a_folder_is_refused(folder, monkeypatch, name):
+    monkeypatch.chdir(folder.parent)
+    name = name.format(folder) if isinstance(name, str) else name
+    with pytest.raises((FileNotFoundError, ValueError), match="there is no folder|is not a model's name"):
+        find_model(name)
 
 
 def test_available_models(folder):
