@@ -3,12 +3,13 @@
     python batch.py generate prompts.txt --out continuations.jsonl --n_tokens_to_generate 40
     python batch.py score reviews.csv --column text --out scores.parquet
 
-In: .txt (a text a line), .jsonl, .csv, .parquet, also gzipped; a pattern in quotes, "part-*.csv"; or a URL that fsspec
-opens. Out: .jsonl, .csv or .parquet, the same rows in the same order, with columns added. A row that cannot be done has
-the reason in its column `error`. A run that is interrupted goes on where it was when the same command is run again.
+In: .txt (a text a line), .jsonl, .csv, .parquet, also gzipped; a pattern in quotes, "part-*.csv"; a URL that fsspec
+opens; or - for what is piped into stdin. Out: .jsonl, .csv (also .jsonl.gz, .csv.gz) or .parquet, the same rows in the
+same order, with columns added. A row that cannot be done has the reason in its column `error`. A run that is
+interrupted goes on where it was when the same command is run again.
 
 The work is done by Dask's worker processes, one a core, or by those of a running scheduler (docs/many-texts.md).
-Starting them takes about three seconds: for a handful of texts `gpt2.py` and `lens.py` are done before. Install what it
+Starting them takes some seconds: for a handful of texts `gpt2.py` and `lens.py` are done before. Install what it
 needs with: pip install -r many_texts/requirements.txt
 """
 if __name__ == "__main__":
@@ -16,77 +17,96 @@ if __name__ == "__main__":
 
     guard_imports()  # Ctrl-C or a missing package in the imports below: one line, not a traceback
 
+import inspect
+import os
 from collections.abc import Callable
 
-from cli.terminal import argument_errors, run_command_line
+from cli.startup import INTERRUPTED
+from cli.terminal import argument_errors, run_command_line, unescape
 from generation.checks import check_command
 from generation.sampling import Sampling
 from many_texts.run import Options, run
 
+COMMON_OPTIONS = """
+    model_size: 124M, 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
+    models_dir: the folder of models, on the workers if there is a scheduler; by default models/ beside gpt2.py.
+    column: the column with the texts; a .txt file has one, text.
+    input_format: txt, jsonl, csv or parquet, where the name does not say; what is piped into stdin is txt.
+    prefix: goes before the names of the columns that are added.
+    scheduler: the address of a running Dask scheduler, as tcp://host:8786, instead of local worker processes.
+    n_workers: how many local worker processes; by default one for each core.
+    strict: end with an error at the first row that cannot be done.
+    overwrite: replace the output if it exists.
+"""
 
-def generate(texts: str, *, out: str, column: str = "text", n_tokens_to_generate: int = 40, temperature: float = 0,
-             top_k: int | None = None, top_p: float | None = None, seed: int | None = None, model_size: str = "124M",
-             models_dir: str | None = None, scheduler: str | None = None, n_workers: int | None = None,
-             prefix: str = "", strict: bool = False, overwrite: bool = False) -> None:
+
+def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put the options of both commands below those that a command describes itself."""
+    command.__doc__ = inspect.cleandoc(command.__doc__ or "") + COMMON_OPTIONS
+    return command
+
+
+@with_common_options
+def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 40, temperature: float = 0,
+             top_k: int | None = None, top_p: float | None = None, seed: int | None = None, n_samples: int = 1,
+             stop: str | None = None, model_size: str = "124M", models_dir: str | None = None, column: str = "text",
+             input_format: str | None = None, prefix: str = "", scheduler: str | None = None,
+             n_workers: int | None = None, strict: bool = False, overwrite: bool = False) -> None:
     """Continue each text of a file.
 
-    Adds the columns continuation, n_tokens (of the continuation) and error. Fewer texts than about 50 are done sooner
-    without a cluster, by many_texts.batches.generate_batch.
+    Adds the columns continuation, n_tokens (as many as were generated) and error. Fewer texts than about 50 are done
+    sooner without a cluster, by many_texts.batches.generate_batch.
 
     Args:
-        texts: a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; or a URL.
-        out: the .jsonl, .csv or .parquet file to write.
-        column: the column with the texts; a .txt file has one, text.
+        texts: a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; - is stdin.
+        out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
         n_tokens_to_generate: how many tokens at most; fewer if the model ends the text.
         temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
         top_k: choose among the k most likely tokens only; needs a temperature.
         top_p: choose among the fewest tokens that together have this probability; needs a temperature.
         seed: a whole number that gives the same texts each time, however many workers there are; needs a temperature.
-        model_size: 124M, 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
-        models_dir: the folder of models, on the workers if there is a scheduler; by default models/ beside gpt2.py.
-        scheduler: the address of a running Dask scheduler, as tcp://host:8786, instead of local worker processes.
-        n_workers: how many local worker processes; by default one for each core.
-        prefix: goes before the names of the columns that are added.
-        strict: end with an error at the first row that cannot be done.
-        overwrite: replace the file out if it exists.
+        n_samples: how many continuations of each text, a row for each, numbered from 1 in the column sample; with
+            --seed S they use seeds S, S + 1, ...; needs a temperature.
+        stop: end before this text; \\n is a newline, \\t a tab.
     """
     with argument_errors():
-        check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples=1, stop=None)
-    options = Options(texts, out, column, model_size, models_dir, scheduler, n_workers, prefix, strict, overwrite)
+        check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop)
+    options = Options(texts, out, column, input_format, model_size, models_dir, scheduler, n_workers, prefix, strict,
+                      overwrite)
     run("generate", options, n_tokens_to_generate=n_tokens_to_generate, temperature=temperature, top_k=top_k,
-        top_p=top_p, seed=seed)
+        top_p=top_p, seed=seed, n_samples=n_samples, stop=stop and unescape(stop))
 
 
-def score(texts: str, *, out: str, column: str = "text", tokens: bool = False, words: bool = False,
-          stride: int | None = None, model_size: str = "124M", models_dir: str | None = None,
-          scheduler: str | None = None, n_workers: int | None = None, prefix: str = "", strict: bool = False,
-          overwrite: bool = False) -> None:
+@with_common_options
+def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bool = False, stride: int | None = None,
+          model_size: str = "124M", models_dir: str | None = None, column: str = "text",
+          input_format: str | None = None, prefix: str = "", scheduler: str | None = None,
+          n_workers: int | None = None, strict: bool = False, overwrite: bool = False) -> None:
     """Score each text of a file: how likely is it?
 
     Adds the columns n_tokens, log_prob (the natural logarithm of the text's probability), bits_per_byte, perplexity and
     error. Fewer texts than about 50 are done sooner without a cluster, by lens.score.
 
     Args:
-        texts: a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; or a URL.
-        out: the .jsonl, .csv or .parquet file to write.
-        column: the column with the texts; a .txt file has one, text.
+        texts: a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; - is stdin.
+        out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
         tokens: add the columns tokens and token_surprisals, lists of each token and its surprisal in bits.
         words: add the columns words and word_surprisals: each word, as white space delimits them, and the sum over its
             tokens; the space before a word belongs to it.
         stride: a text longer than the context is read in windows this many tokens apart; by default half a context.
-        model_size: 124M, 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
-        models_dir: the folder of models, on the workers if there is a scheduler; by default models/ beside gpt2.py.
-        scheduler: the address of a running Dask scheduler, as tcp://host:8786, instead of local worker processes.
-        n_workers: how many local worker processes; by default one for each core.
-        prefix: goes before the names of the columns that are added.
-        strict: end with an error at the first row that cannot be done.
-        overwrite: replace the file out if it exists.
     """
-    options = Options(texts, out, column, model_size, models_dir, scheduler, n_workers, prefix, strict, overwrite)
+    options = Options(texts, out, column, input_format, model_size, models_dir, scheduler, n_workers, prefix, strict,
+                      overwrite)
     run("score", options, stride=stride, tokens=tokens, words=words)
 
 
 COMMANDS: dict[str, Callable] = {"generate": generate, "score": score}
 
 if __name__ == "__main__":
-    run_command_line(COMMANDS, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size", "o": "out"})
+    try:
+        run_command_line(COMMANDS, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size",
+                                          "o": "out"})
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            os._exit(INTERRUPTED)  # Python would wait for workers that are still starting, which would then complain
+        raise

@@ -45,8 +45,8 @@ def side_by_side(texts: Sequence[np.ndarray | list[int]], caches: Sequence[KVCac
 def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int,
                    n_tokens_to_generate: int, *, temperature: float = 0, top_k: int | None = None,
                    top_p: float | None = None, seed: int | None = None, stop_id: int | None = None,
-                   places: Sequence[int] | None = None, max_texts: int = 64, max_bytes: int = 2**30
-                   ) -> list[list[int]]:
+                   places: Sequence[int] | None = None, max_texts: int = 64, max_bytes: int = 2**30,
+                   is_done: Callable[[list[int]], bool] | None = None) -> list[list[int]]:
     """Continue many texts at once: the ids that `gpt2.generate` gives for each, several times as fast.
 
     The texts are computed `side_by_side`, as many as the limits allow. When one ends, the next one takes its place.
@@ -58,6 +58,7 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
         places: the number i of each text, where these are a part of a longer list; by default 0, 1, 2, ...
         max_texts: how many texts are computed side by side.
         max_bytes: how much memory their caches may take together; one text is always computed.
+        is_done: called with the new ids of a text after each of them; True ends the text.
 
     Returns:
         list of lists of int, the new ids of each text.
@@ -84,6 +85,8 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
         # row by row in memory: choosing 64 tokens takes 5 ms instead of 19
         for text, logits in zip(batch, np.ascontiguousarray(logits_of)):
             text.append(text.choose(logits, sampling, logits_alone), stop_id)
+            if is_done is not None and is_done(text.ids[text.n_prompt :]):
+                text.end()
     return [text.ids[text.n_prompt :] for text in texts]
 
 
@@ -133,7 +136,10 @@ class Continuation:
         if i != stop_id:
             self.ids.append(i)
         if i == stop_id or len(self.ids) == self.n_max:
-            self.ended, self.cache = True, None
+            self.end()
+
+    def end(self) -> None:
+        self.ended, self.cache = True, None
 
 
 def running(texts: list[Continuation], make_cache: Callable[[int], KVCache], max_texts: int, max_bytes: int

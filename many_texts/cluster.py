@@ -3,13 +3,21 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from cli.terminal import notice
+
 PATIENCE = 60  # seconds to wait for the first worker of a cluster
-WITHOUT_PROJECT = ("a worker cannot run this ({}): start the workers in a clone of this project, with the packages of "
-                   "many_texts/requirements.txt, as docs/many-texts.md says")
+N_STARTS = 3  # of the local workers
+N_SECONDS = 0.5  # between two reports of a block's progress
+TOPIC = "gpt2-progress"
+IN_CLONE = "in a clone of this project, with the packages of many_texts/requirements.txt, as docs/many-texts.md says"
+START_WORKER = "python -m dask worker {} --nthreads 1 --memory-limit 0"
 
 
 @contextlib.contextmanager
@@ -17,8 +25,11 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
     """A `distributed.Client`: of a running scheduler, or of a local cluster of one process a core that ends with it.
 
     Args:
-        scheduler: its address, tcp://host:8786, or None.
+        scheduler: its address, tcp://host:8786 or tls://host:8786, or None.
         n_workers: how many local processes; None is one for each core.
+
+    Raises:
+        ConnectionError: there is no such scheduler, it has no workers, or the local ones do not start.
     """
     import dask
     import distributed
@@ -31,26 +42,78 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if scheduler is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the dashboard's port is taken: another one is
-                # Dask measures mapped weights as each worker's own memory, and would kill it for them.
-                address = stack.enter_context(distributed.LocalCluster(
-                    n_workers=n_workers or dask.system.CPU_COUNT, threads_per_worker=1, memory_limit=0,
-                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL, preload=["many_texts.work"]))
-        else:
-            address = scheduler
+            cluster = out_of_reach(lambda: local_cluster(n_workers or dask.system.CPU_COUNT))
+            stack.callback(out_of_reach, cluster.close)
         try:
-            client = stack.enter_context(distributed.Client(address, timeout=10))
-        except (OSError, ValueError) as error:
-            raise ConnectionError(f"there is no Dask scheduler at {scheduler}: {error}; start one with: dask "
-                                  "scheduler") from None
-        if scheduler is not None:
+            client = stack.enter_context(distributed.Client(cluster if scheduler is None else scheduler, timeout=10))
+        except (OSError, ValueError, TypeError) as error:  # TypeError: there is no certificate
+            advice = ("its certificates are set as docs/many-texts.md says" if str(scheduler).startswith("tls:") else
+                      "start one with: python -m dask scheduler")
+            raise ConnectionError(f"there is no Dask scheduler at {scheduler}: {error}; {advice}") from None
+        if scheduler is not None and not client.nthreads():
+            advice = f"start one {IN_CLONE}: {START_WORKER.format(scheduler)}"
+            notice(f"waiting up to {PATIENCE} s for a worker to come to {scheduler}; {advice}")
             try:
                 client.wait_for_workers(1, timeout=PATIENCE)
             except TimeoutError:
-                raise ConnectionError(f"no worker has come to {scheduler} within {PATIENCE} s; start one with: "
-                                      f"dask worker {scheduler} --nthreads 1 --memory-limit 0") from None
+                raise ConnectionError(f"no worker has come to {scheduler} within {PATIENCE} s; {advice}") from None
         yield client
+
+
+def local_cluster(n_workers: int) -> Any:
+    """Worker processes on this machine, which only this process can give work to: they ask for its certificate."""
+    import distributed
+
+    security = distributed.Security.temporary()
+    for n_left in reversed(range(N_STARTS)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the dashboard's port is taken: another one is
+                # Dask measures mapped weights as each worker's own memory, and would kill it for them.
+                return distributed.LocalCluster(n_workers=n_workers, threads_per_worker=1, memory_limit=0,
+                                                security=security, dashboard_address="127.0.0.1:0",
+                                                silence_logs=logging.CRITICAL, preload=["many_texts.work"])
+        except RuntimeError as error:  # a worker died while it started
+            if not n_left:
+                raise ConnectionError(f"the worker processes do not start ({N_STARTS} attempts): {error}") from None
+
+
+def out_of_reach(function: Callable[[], Any]) -> Any:
+    """What `function()` returns. Ctrl-C interrupts the wait for it, not the function, nor the processes it starts."""
+    future: concurrent.futures.Future = concurrent.futures.Future()
+
+    def work():
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    with without_interrupts():  # threads and processes begin with the signals blocked that are blocked here
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.add_done_callback(close_unwanted)
+        raise
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the end of this `with`. Windows cannot: there `work.dask_setup` has to do."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def close_unwanted(future):
+    """Close a cluster that is ready after nobody waits for it any more."""
+    if future.exception() is None and future.result() is not None:
+        future.result().close()
 
 
 def on_all(client, function: Callable, *arguments) -> Any:
@@ -63,15 +126,35 @@ def on_all(client, function: Callable, *arguments) -> Any:
     except Exception as error:
         if type(error) is not Exception:  # what the function raised
             raise
-        raise ValueError(WITHOUT_PROJECT.format(error)) from None
+        raise ValueError(f"a worker cannot run this ({error}): start the workers {IN_CLONE}") from None
     if len(set(answers.values())) > 1:
         raise ValueError("the workers do not have the same model: " + ", ".join(f"{worker} has {answer}" for worker,
                                                                                  answer in answers.items()))
     return next(iter(answers.values()))
 
 
-def finished(client, function: Callable, blocks: Iterable[tuple[int, list]]) -> Iterator[tuple[int, list, list]]:
-    """The blocks as they are finished: (number, texts, rows), where the rows are `function(texts)`.
+def reporter() -> Callable[[float], None]:
+    """For a worker: a function that tells the client how many texts of this task are done, parts of texts too."""
+    import distributed
+
+    try:
+        worker = distributed.get_worker()
+    except ValueError:  # called without Dask
+        return lambda n: None
+    task, last = worker.get_current_task(), time.monotonic()
+
+    def report(n):
+        nonlocal last
+        if time.monotonic() - last >= N_SECONDS:
+            last = time.monotonic()
+            worker.log_event(TOPIC, (task, n))
+
+    return report
+
+
+def finished(client, function: Callable, blocks: Iterable[tuple[int, list]],
+             on_progress: Callable[[int], object] = lambda n: None) -> Iterator[tuple[int, list, list]]:
+    """The blocks as they are finished: (place, texts, results), where the results are `function(texts)`.
 
     Only a few blocks a worker are under way at a time, so that memory does not grow with their number. When a worker
     dies, Dask gives its blocks to others. A block that was there when several workers died is run again with nothing
@@ -79,51 +162,62 @@ def finished(client, function: Callable, blocks: Iterable[tuple[int, list]]) -> 
 
     Args:
         client: a `distributed.Client`.
-        function: callable list of texts -> list of rows (dicts), one for each.
-        blocks: (number, list of `work.Text`).
+        function: callable list of texts -> list of `journal.Result`s, one for each.
+        blocks: (place of the first text, list of `work.Text`).
+        on_progress: called, by another thread, with the number of texts done in the blocks under way (`reporter`).
     """
     import distributed
 
-    under_way: dict[int, tuple[list, list]] = {}  # number -> (texts, rows)
-    parts: dict[Any, tuple[int, slice]] = {}  # future -> (number, which of its texts)
+    under_way: dict[int, tuple[list, list]] = {}  # place -> (texts, results)
+    parts: dict[Any, tuple[int, slice]] = {}  # future -> (place, which of its texts)
     suspects: list[tuple[int, slice]] = []
+    done: dict[str, float] = {}  # key of a future -> number of its texts that are done
     futures, blocks, alone = distributed.as_completed(), iter(blocks), False
 
-    def submit(number, part):
-        future = client.submit(function, under_way[number][0][part], pure=False)
-        parts[future] = number, part
+    def submit(place, part):
+        future = client.submit(function, under_way[place][0][part], pure=False)
+        done[future.key] = 0
+        parts[future] = place, part
         futures.add(future)
 
+    def take_note(event):
+        key, n = event[1]
+        if key in done:
+            done[key] = n
+            on_progress(int(sum(done.copy().values())))
+
+    client.subscribe_topic(TOPIC, take_note)
     try:
         while True:
             room = 2 * sum(client.nthreads().values()) + 2 - len(under_way)
-            for number, texts in itertools.islice(blocks, 0 if alone else max(room, 0)):
-                under_way[number] = texts, [None] * len(texts)
-                submit(number, slice(0, len(texts)))
+            for place, texts in itertools.islice(blocks, 0 if alone else max(room, 0)):
+                under_way[place] = texts, [None] * len(texts)
+                submit(place, slice(0, len(texts)))
             if not parts and suspects:
                 submit(*suspects.pop())
                 alone = True
             if not parts:
                 return
             future = next(futures)
-            number, part = parts.pop(future)
-            texts, rows = under_way[number]
+            place, part = parts.pop(future)
+            del done[future.key]
+            texts, results = under_way[place]
             try:
-                rows[part] = future.result()
+                results[part] = future.result()
             except distributed.scheduler.KilledWorker as error:
                 middle = (part.start + part.stop) // 2
                 if not alone:
-                    suspects.append((number, part))
+                    suspects.append((place, part))
                 elif middle > part.start:
-                    suspects += (number, slice(part.start, middle)), (number, slice(middle, part.stop))
+                    suspects += (place, slice(part.start, middle)), (place, slice(middle, part.stop))
                 else:
-                    rows[part] = [{"error": f"the worker died, {error.allowed_failures + 1} times: is there enough "
-                                            "memory for this text?"}]
+                    results[part] = [{"error": f"the worker died, {error.allowed_failures + 1} times: is there enough "
+                                               "memory for this text?"}]
             except ModuleNotFoundError as error:
-                raise ValueError(WITHOUT_PROJECT.format(error)) from None
+                raise ValueError(f"a worker cannot run this ({error}): start the workers {IN_CLONE}") from None
             alone = False
-            if None not in rows:
-                del under_way[number]
-                yield number, texts, rows
+            if None not in results:
+                del under_way[place]
+                yield place, texts, results
     except (concurrent.futures.CancelledError, distributed.comm.CommClosedError):
         raise ConnectionError("the scheduler is gone") from None

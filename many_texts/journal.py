@@ -1,35 +1,45 @@
-"""What is finished: a file beside the output that keeps the result of each block, so that an interrupted run goes on.
+"""What is finished: a file beside the output that keeps the results, so that an interrupted run goes on.
 
-The first line says which run this is. Every other line is a finished block: a checksum, the block's number, how many
-texts and tokens it has and how many rows failed, and its rows as JSON. Blocks are appended as they are finished; a line
-that was cut short, or is damaged, is removed with all that follows it.
+The first line says which run this is. Every other line is a finished block: a checksum, the place of the block's first
+text, how many texts and tokens it has and how many rows failed, and its results as JSON. Blocks are appended as they
+are finished; a line that was cut short, or is damaged, is removed with all that follows it.
 """
+import contextlib
 import json
 import os
+import stat
 import zlib
 from typing import Any
 
+Result = dict[str, Any] | list[dict[str, Any]]  # what is added to a text's row, or one dict for each of its rows
+
+
+def rows_of(result: Result) -> list[dict[str, Any]]:
+    """The added columns of each row that a text has in the output."""
+    return result if isinstance(result, list) else [result]
+
 
 class Journal:
-    """The finished blocks of a run, a dictionary {number: rows} on disk.
+    """The finished blocks of a run, a dictionary {place of the first text: results} on disk.
 
     Args:
-        path: str, of the file; it is made where it does not exist.
-        head: dict of what decides about the results. It must be what the file was begun with, but for drawn_seed.
+        path: of the file; it is made where it does not exist.
+        head: what decides about the results. It must be what the file was begun with, but for drawn_seed.
 
     Attributes:
         head: the one that the file was begun with.
         n_texts, n_tokens, n_failed: of all finished blocks.
 
     Raises:
+        OSError: the file is a link, a named pipe or the like, or somebody else's.
         ValueError: the file belongs to another run.
     """
 
     def __init__(self, path: str, head: dict[str, Any]):
         self.path, self.head = path, head
-        self.places: dict[int, tuple[int, int]] = {}  # number of a block -> (offset, length) of its rows
+        self.blocks: dict[int, tuple[int, int, int]] = {}  # place -> number of texts; offset and length of the results
         self.n_texts = self.n_tokens = self.n_failed = 0
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        self.file = open_own(path)
         try:
             self.end = self._read()
             os.ftruncate(self.file, self.end)
@@ -39,10 +49,10 @@ class Journal:
             self.close()
             raise
 
-    def _read(self):
+    def _read(self) -> int:
         """Find the blocks in the file; returns where the last whole one ends."""
         end = 0
-        with open(self.path, "rb") as file:
+        with open(self.file, "rb", closefd=False) as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
@@ -56,7 +66,7 @@ class Journal:
                 end += len(line)
         return end
 
-    def _check_head(self, line):
+    def _check_head(self, line: bytes) -> None:
         try:
             old, new = dict(json.loads(line)), json.loads(json.dumps(self.head))
         except (ValueError, TypeError):
@@ -69,14 +79,14 @@ class Journal:
                              "its own options, or begin anew with --overwrite")
         self.head = old
 
-    def _count(self, block, end):
+    def _count(self, block: bytes, end: int) -> None:
         """Take note of a block that ends at this offset of the file."""
-        number, n_texts, n_tokens, n_failed, rows = block.split(b" ", 4)
+        place, n_texts, n_tokens, n_failed, results = block.split(b" ", 4)
         self.n_texts, self.n_tokens = self.n_texts + int(n_texts), self.n_tokens + int(n_tokens)
         self.n_failed += int(n_failed)
-        self.places[int(number)] = end - len(rows), len(rows)
+        self.blocks[int(place)] = int(n_texts), end - len(results), len(results)
 
-    def _append(self, data):
+    def _append(self, data: bytes) -> None:
         """Append whole or not at all, however the disk is filled."""
         try:
             written = 0
@@ -88,20 +98,19 @@ class Journal:
             raise
         self.end += len(data)
 
-    def __contains__(self, number: int) -> bool:
-        return number in self.places
+    def end_of(self, place: int) -> int:
+        """The place after the finished block that begins here; `place` itself if none does."""
+        return place + self.blocks.get(place, (0,))[0]
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __setitem__(self, number: int, rows: list[dict[str, Any]]) -> None:
+    def __setitem__(self, place: int, results: list[Result]) -> None:
+        rows = [row for result in results for row in rows_of(result)]
         n_tokens, n_failed = sum(row.get("n_tokens", 0) for row in rows), sum("error" in row for row in rows)
-        block = f"{number} {len(rows)} {n_tokens} {n_failed} {json.dumps(rows)}\n".encode()
+        block = f"{place} {len(results)} {n_tokens} {n_failed} {json.dumps(results)}\n".encode()
         self._append(checksum_of(block) + b" " + block)
         self._count(block, self.end)
 
-    def __getitem__(self, number: int) -> list[dict[str, Any]]:
-        offset, length = self.places[number]
+    def __getitem__(self, place: int) -> list[Result]:
+        _, offset, length = self.blocks[place]
         os.lseek(self.file, offset, os.SEEK_SET)
         data = b""
         while len(data) < length:
@@ -113,6 +122,31 @@ class Journal:
 
     def close(self) -> None:
         os.close(self.file)
+
+
+def open_own(path: str) -> int:
+    """Open a file for reading and writing, a regular one that is the user's own; OSError if it is anything else.
+
+    In a folder where others may write, a link would have another file changed, and a named pipe would wait for ever.
+    """
+    flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with contextlib.suppress(FileExistsError):
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    check_own(path)
+    file = os.open(path, flags)
+    if not os.path.samestat(os.fstat(file), os.lstat(path)):
+        os.close(file)
+        raise OSError(f"{path} was replaced while it was opened")
+    return file
+
+
+def check_own(path: str) -> None:
+    """OSError unless a path is a regular file with one name that belongs to the user."""
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise OSError(f"{path} is not a regular file with a single name, but a link or the like: remove it")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise OSError(f"{path} belongs to another user: give another name for the output")
 
 
 def checksum_of(block: bytes) -> bytes:

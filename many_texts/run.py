@@ -3,18 +3,21 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-import json
+import itertools
+import math
 import os
 import secrets
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cli.terminal import CommandLineError, argument_errors, notice
 from generation.checks import check_whole
 from many_texts import tables, work
-from many_texts.journal import Journal
+from many_texts.journal import Journal, check_own, rows_of
 from many_texts.work import Text
 from utils import load_encoder_hparams_and_params
 
@@ -22,9 +25,10 @@ from utils import load_encoder_hparams_and_params
 class Options(NamedTuple):
     """What `batch.py generate` and `batch.py score` have in common; their help says what each is."""
 
-    texts: str
+    texts: str | None
     out: str
     column: str
+    input_format: str | None
     model_size: str
     models_dir: str | None
     scheduler: str | None
@@ -35,7 +39,7 @@ class Options(NamedTuple):
 
 
 class Command(NamedTuple):
-    """What a command does: a function of `work`, the columns that it adds, and how many texts make a block."""
+    """What a command does: a function of `work`, the columns that it adds, and how large a block is at most."""
 
     function: Any
     added: dict[str, str]  # name -> type, as pyarrow.type_for_alias knows it, or "list of ..."
@@ -52,6 +56,7 @@ COMMANDS = {
 }
 LISTS = {"tokens": {"tokens": "list of string", "token_surprisals": "list of float64"},
          "words": {"words": "list of string", "word_surprisals": "list of float64"}}
+N_ROUNDS = 8  # a run with so many blocks for each worker begins with smaller ones
 
 
 def run(name: str, options: Options, **how) -> None:
@@ -65,42 +70,45 @@ def run(name: str, options: Options, **how) -> None:
     Raises:
         CommandLineError, OSError, ValueError, ImportError: what is wrong, for one line on stderr.
     """
+    check_packages()
     command, out = COMMANDS[name], options.out
     added = command.added | {key: kind for option in LISTS if how.get(option) for key, kind in LISTS[option].items()}
+    if how.get("n_samples", 1) > 1:
+        added = {"sample": "int64"} | added
     added |= {"error": "string"}
-    check_packages()
-    with argument_errors():
-        source = tables.Source(options.texts)
-        check_out(out, source, options.overwrite)
-        if options.n_workers is not None:
-            check_whole("n_workers", options.n_workers, 1, 1024, "processes on one machine")
-    with only_run(out):
-        blocks = functools.partial(blocks_of, source, options.column, command)
-        types, n_texts, texts_digest = survey(source, blocks, options, added)
+    with contextlib.ExitStack() as stack:
+        with argument_errors():
+            source = stack.enter_context(open_source(options.texts, options.input_format))
+            check_out(out, source, options.overwrite)
+            if options.n_workers is not None:
+                check_whole("n_workers", options.n_workers, 1, 1024, "processes on one machine")
+        stack.enter_context(only_run(out))
+        rows = Rows(source, options.column)
+        types = survey(rows, options, added)
         if options.scheduler is None:  # downloads and converts it where that has to be done
             load_encoder_hparams_and_params(options.model_size, options.models_dir)
         from many_texts import cluster
 
         start = time.perf_counter()
-        with cluster.connected(options.scheduler, options.n_workers) as client:
-            fingerprint = cluster.on_all(client, work.fingerprint, options.model_size, options.models_dir)
-            identity = {"command": name, "texts": n_texts, "contents of the texts": texts_digest,
-                        "column": options.column, "model": fingerprint, **how, "block": command[2:]}
-            with contextlib.closing(open_journal(out, identity, options.overwrite)) as journal:
-                if how.get("temperature") and how["seed"] is None:
-                    how["seed"] = journal.head["drawn_seed"]
-                    notice(f"without --seed, it is {how['seed']} this time")
-                function = functools.partial(command.function, model=(options.model_size, options.models_dir,
-                                                                      fingerprint), **how)
-                notice(f"{counted(n_texts, 'text')} on {counted(sum(client.nthreads().values()), 'worker')}, dashboard "
-                       f"at {client.dashboard_link}"
-                       + (f"; {journal.n_texts:,} were finished before" if len(journal) else ""))
-                todo = ((number, texts) for number, (texts, _) in enumerate(blocks()) if number not in journal)
-                with kept(journal):
-                    work_through(cluster.finished(client, function, todo), journal, n_texts, options.strict)
-                    tables.write(out, joined(blocks(), journal, added, options.prefix), types)
+        client = stack.enter_context(cluster.connected(options.scheduler, options.n_workers))
+        fingerprint = cluster.on_all(client, work.fingerprint, options.model_size, options.models_dir)
+        identity = {"command": name, "texts": rows.n, "contents of the texts": rows.digest(), "column": options.column,
+                    "model": fingerprint, **how}
+        with contextlib.closing(open_journal(out, identity, options.overwrite)) as journal:
+            if how.get("temperature") and how["seed"] is None:
+                how["seed"] = journal.head["drawn_seed"]
+                notice(f"without --seed, it is {how['seed']} this time")
+            function = functools.partial(command.function, model=(options.model_size, options.models_dir, fingerprint),
+                                         **how)
+            n_workers = sum(client.nthreads().values())
+            notice(f"{counted(rows.n, 'text')} on {counted(n_workers, 'worker')}, dashboard at {client.dashboard_link}"
+                   + (f"; {journal.n_texts:,} were finished before" if journal.n_texts else ""))
+            with kept(journal):
+                blocks = blocks_of(unfinished(rows, journal), sizes(rows.n - journal.n_texts, n_workers, command))
+                work_through(client, function, blocks, journal, rows.n, options.strict)
+                tables.write(out, joined(rows, journal, added, options.prefix), types)
         os.unlink(journal.path)
-    notice(f"{counted(n_texts, 'text')}, {counted(journal.n_tokens, 'token')} in {time.perf_counter() - start:.1f} s, "
+    notice(f"{counted(rows.n, 'text')}, {counted(journal.n_tokens, 'token')} in {time.perf_counter() - start:.1f} s, "
            f"{counted(journal.n_failed, 'row')} failed"
            + (f"; the column {options.prefix}error says why" if journal.n_failed else ""))
 
@@ -113,17 +121,32 @@ def counted(n, what):
 
 
 def check_packages():
-    for package in ("dask", "distributed", "pyarrow"):
+    for package in ("dask", "distributed", "pyarrow", "cryptography"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"the package {package} is not installed: pip install -r many_texts/requirements.txt")
 
 
+@contextlib.contextmanager
+def open_source(name: str | None, kind: str | None) -> Iterator[tables.Source]:
+    """The `tables.Source` of a name; what is piped into stdin, for "-" or None, is kept in a file meanwhile."""
+    if name not in (None, "-"):
+        yield tables.Source(name, kind)
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise CommandLineError("texts is missing: give a file, or pipe texts into stdin")
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "stdin." + (kind or "txt"))
+        tables.check_kind(kind or "txt")
+        with open(path, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield tables.Source(path, kind)
+
+
 def check_out(out, source, overwrite):
-    tables.format_of(out, tables.OUT_FORMATS)
     if "://" in out:
         raise CommandLineError(f"{out}: the output must be a file on this machine; copy it from there")
-    if os.path.splitext(out)[1].lower() not in tables.OUT_FORMATS:
-        raise CommandLineError(f"{out}: the output is not compressed; give a name without the last ending")
+    if tables.format_of(out, tables.OUT_FORMATS, compressions=(".gz",)) == ".parquet" and tables.is_gzip(out):
+        raise CommandLineError(f"{out}: .parquet is compressed already; give a name without the last ending")
     folder = os.path.dirname(os.path.abspath(out))
     if not os.path.isdir(folder):
         raise CommandLineError(f"{out}: the folder {folder} does not exist")
@@ -141,62 +164,97 @@ def only_run(out):
     """A lock on the output among runs; OSError where another run has it."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(out + ".lock", timeout=0)
+    path = out + ".lock"
+    if os.path.lexists(path):
+        check_own(path)
+    lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise OSError(f"another run is writing {out}: wait for it, or give another name") from None
     try:
+        tables.remove(out + ".part")  # of a run that was killed; what cannot be removed is known before the work
         yield
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(out + ".lock")
+            os.unlink(path)
         lock.release()
 
 
-def survey(source, blocks, options, added):
+class Rows:
+    """The rows of a source, read several times: ValueError if they are not the same each time.
+
+    Attributes:
+        n: how many there are; known when they have been read once.
+    """
+
+    def __init__(self, source: tables.Source, column: str):
+        self.source, self.column = source, column
+        self.n = 0
+        self.digests: list[bytes] = []  # one for every 64 rows or 64 KB of texts
+
+    def first(self, columns: tables.Columns) -> Iterator[Text]:
+        """All texts, the first time; `columns` sees the rows."""
+        for piece in self._pieces(columns.pass_on):
+            self.n += len(piece)
+            self.digests.append(digest_of(piece))
+            yield from (text for text, _ in piece)
+
+    def __iter__(self) -> Iterator[tuple[Text, tables.Row]]:
+        """All texts, each with its row."""
+        for piece, digest in itertools.zip_longest(self._pieces(), self.digests):
+            if piece is None or digest_of(piece) != digest:
+                where = f", from row {piece[0][0].place + 1:,} on" if piece else ": there are fewer rows"
+                raise ValueError(f"{self.source.name} was changed while it was in use{where}; put the old file back, "
+                                 "or begin anew with --overwrite")
+            yield from piece
+
+    def digest(self) -> str:
+        """16 hex digits that differ where the rows do."""
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()[:16]
+
+    def _pieces(self, through=iter):
+        piece: list[tuple[Text, tables.Row]] = []
+        n_bytes = 0
+        for place, row in enumerate(through(self.source.rows())):
+            text = Text(place, *tables.text_of(row, self.column))
+            piece.append((text, row))
+            n_bytes += len(text.text or "")
+            if len(piece) == 64 or n_bytes > 2**16:
+                yield piece
+                piece, n_bytes = [], 0
+        if piece:
+            yield piece
+
+
+def digest_of(piece):
+    digest = hashlib.sha256()
+    for _, row in piece:
+        digest.update(repr(row).encode("utf-8", "surrogatepass"))
+    return digest.digest()[:16]
+
+
+def survey(rows, options, added):
     """Read the whole input once, so that what is wrong with it is known before the work begins.
 
     Returns:
-        (types, n_texts, digest): dict {column of the output: pyarrow type, or None if that does not matter}, the number
-        of rows, a hash of their texts.
+        dict {column of the output: pyarrow type, or None if that does not matter}.
     """
+    known = rows.source.types()
     parquet = options.out.lower().endswith(".parquet")
-    columns, n_texts, digest = tables.Columns(typed=parquet), 0, hashlib.sha256()
-    for texts, _ in blocks(through=columns.pass_on):
-        n_texts += len(texts)
-        digest.update(json.dumps([text[1:] for text in texts]).encode())
-        for place, _, error in texts if options.strict else []:
+    columns = tables.Columns(typed=parquet and rows.source.kind == ".jsonl")
+    for place, _, error in rows.first(columns):
+        if options.strict:
             refuse(place, error)
-    types = source.types() | {name: kind for name, kind in columns.types.items() if name not in source.types()}
-    if options.column not in types and (types or n_texts):
+    types = columns.types() | known
+    if options.column not in types and (types or rows.n):
         raise CommandLineError(f"there is no column {options.column!r} in {options.texts}: the columns are "
                                f"{', '.join(types) or 'none'}; give one with --column")
     clash = [name for name in added if options.prefix + name in types]
     if clash:
         raise CommandLineError(f"{options.texts} has a column {options.prefix + clash[0]!r} already, which this would "
                                "add: with --prefix new_ the names of all added columns begin with new_")
-    for name, kind in added.items():
-        types[options.prefix + name] = tables.arrow_type(kind) if parquet else None
-    return types, n_texts, digest.hexdigest()[:16]
-
-
-def blocks_of(source, column, command, through=iter) -> Iterator[tuple[list[Text], list[tables.Row]]]:
-    """The input in blocks: (texts, rows), the same number of each. They depend on nothing but the input."""
-    texts: list[Text] = []
-    rows: list[tables.Row] = []
-    n_bytes = 0
-    for place, row in enumerate(through(source.rows())):
-        text = Text(place, *tables.text_of(row, column))
-        size = len(text.text or "")
-        if texts and (len(texts) == command.n_texts or n_bytes + size > command.n_bytes):
-            yield texts, rows
-            texts, rows, n_bytes = [], [], 0
-        texts.append(text)
-        rows.append(row)
-        n_bytes += size
-    if texts:
-        yield texts, rows
+    return types | {options.prefix + name: tables.arrow_type(kind) for name, kind in added.items()}
 
 
 # --- while it works -----------------------------------------------------------------------------
@@ -214,6 +272,43 @@ def open_journal(out, identity, overwrite):
         return Journal(path, head)
 
 
+def unfinished(rows, journal) -> Iterator[Text]:
+    """The texts that are not in the journal."""
+    end = 0
+    for text, _ in rows:
+        end = max(end, journal.end_of(text.place))
+        if text.place >= end:
+            yield text
+
+
+def sizes(n_texts: int, n_workers: int, command: Command) -> Iterator[tuple[int, int]]:
+    """How many texts and bytes each block has at most.
+
+    Each worker gets the same number of texts. In a long run its first block is a quarter as large, and the second half
+    as large, so that something is finished soon.
+    """
+    n_rounds = max(1, math.ceil(n_texts / (n_workers * command.n_texts)))
+    size = max(1, math.ceil(n_texts / (n_workers * n_rounds)))
+    for part in (4, 2) if n_rounds >= N_ROUNDS else ():
+        yield from itertools.repeat((math.ceil(size / part), command.n_bytes // part), n_workers)
+    yield from itertools.repeat((size, command.n_bytes))
+
+
+def blocks_of(texts: Iterable[Text], sizes: Iterator[tuple[int, int]]) -> Iterator[tuple[int, list[Text]]]:
+    """Texts in blocks of neighbours: (place of the first, texts)."""
+    block: list[Text] = []
+    n_bytes, (max_texts, max_bytes) = 0, next(sizes)
+    for text in texts:
+        size = len(text.text or "")
+        if block and (len(block) == max_texts or n_bytes + size > max_bytes or text.place > block[-1].place + 1):
+            yield block[0].place, block
+            block, n_bytes, (max_texts, max_bytes) = [], 0, next(sizes)
+        block.append(text)
+        n_bytes += size
+    if block:
+        yield block[0].place, block
+
+
 @contextlib.contextmanager
 def kept(journal):
     """Say what is kept when something ends the run."""
@@ -225,20 +320,28 @@ def kept(journal):
         raise
 
 
-def work_through(results, journal, n_texts, strict):
-    """Keep the results as they come, and show how far it is."""
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} texts [{elapsed}<{remaining}{postfix}]"  # fits into 60 columns
+
+
+def work_through(client, function, blocks, journal, n_texts, strict):
+    """Keep the results as they come, and show how far it is, texts within the blocks under way, too."""
     from tqdm import tqdm
 
+    from many_texts import cluster
+
     interval = 0.5 if sys.stderr.isatty() else 30
-    with tqdm(total=n_texts, initial=journal.n_texts, unit=" texts", smoothing=0, mininterval=interval) as bar:
+    with tqdm(total=n_texts, initial=journal.n_texts, smoothing=0, mininterval=interval, dynamic_ncols=True,
+              bar_format=BAR) as bar:
         n_before, start = journal.n_tokens, time.perf_counter()
-        for number, texts, rows in results:
-            journal[number] = rows
+        results_of = cluster.finished(client, function, blocks, lambda n: bar.update(journal.n_texts + n - bar.n))
+        for place, texts, results in results_of:
+            journal[place] = results
             speed = (journal.n_tokens - n_before) / (time.perf_counter() - start)
             bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
-            bar.update(len(rows))
-            for text, row in zip(texts, rows) if strict else []:
-                refuse(text.place, row.get("error"))
+            bar.update(max(0, journal.n_texts - bar.n))
+            for text, result in zip(texts, results) if strict else []:
+                for row in rows_of(result):
+                    refuse(text.place, row.get("error"))
 
 
 def refuse(place, error):
@@ -246,8 +349,11 @@ def refuse(place, error):
         raise ValueError(f"text {place + 1:,}: {error} (--strict)")
 
 
-def joined(blocks, journal, added, prefix):
+def joined(rows, journal, added, prefix):
     """The rows of the output: those of the input, each with its new columns."""
-    for number, (_, rows) in enumerate(blocks):
-        for row, new in zip(rows, journal[number], strict=True):
+    results: Iterator[Any] = iter(())
+    for text, row in rows:
+        if text.place in journal.blocks:
+            results = iter(journal[text.place])
+        for new in rows_of(next(results)):
             yield row.values | {prefix + name: new.get(name) for name in added}

@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import csv
 import glob
+import gzip
 import io
 import itertools
 import json
@@ -20,13 +21,21 @@ from typing import Any, NamedTuple
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
 OUT_FORMATS = FORMATS[1:]
 N_ROWS = 1024  # of a parquet batch
+MAX_DEPTH = 800  # of lists and objects in JSON: Python's json can read and write that in every version
+MAX_NESTED_TYPES = 32  # a parquet column nested deeper is JSON text
+MAX_FIELDS = 1000  # and so are objects with more keys than that, taken together
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: in JSON, or a byte that is not UTF-8
+LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # in JSON, where other control characters are escaped anyway
+QUOTED = re.compile(r'[,"\r\n]|^\s|\s$')  # cells of .csv that need quotes
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # by default a text may have no more than 131,072 characters
 
 
 class Row(NamedTuple):
-    """A row: its values by column, and what is wrong with the row as a whole."""
+    """A row: its values by column, and what is wrong with the row as a whole.
+
+    Dates and times from .parquet are `pyarrow.Scalar`s: Python's own have no nanoseconds.
+    """
 
     values: dict[str, Any]
     error: str | None = None
@@ -37,6 +46,7 @@ class Source:
 
     Args:
         name: a path, a pattern with *, or a URL of either that fsspec opens (s3://..., https://...).
+        kind: "txt", "jsonl", "csv" or "parquet"; None takes it from the name's ending.
 
     Attributes:
         paths: list of str, in order.
@@ -44,64 +54,90 @@ class Source:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown format, several formats, or a kind of URL for which a package is not installed.
+        ValueError: an unknown format, several formats, not a regular file, or a kind of URL for which a package is not
+            installed.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, kind: str | None = None):
         import fsspec
 
-        if os.path.exists(name):  # also where the name has a * or [ in it
-            self.fs, self.paths = fsspec.filesystem("file"), [name]
+        self.name, self.is_local = name, os.path.exists(name) or "://" not in name
+        if self.is_local:  # a name with a * or [ in it may be that of a file, too
+            self.fs = fsspec.filesystem("file")
+            self.paths = [name] if os.path.exists(name) else glob.glob(os.path.expanduser(name), recursive=True)
         else:
             try:
-                self.fs, path = fsspec.url_to_fs(name)
+                self.fs, pattern = fsspec.url_to_fs(name)
             except (ImportError, ValueError) as error:
-                raise ValueError(f"{name}: {error}") from None
-            self.paths = sorted(path for path in self.fs.glob(path) if not self.fs.isdir(path))
+                package = ": pip install aiohttp" if name.lower().startswith("http") else ""
+                raise ValueError(f"{name}: {error}{package}") from None
+            self.paths = self.fs.glob(pattern)
+        self.paths = sorted(path for path in self.paths if not self.fs.isdir(self._full(path)))
         if not self.paths:
             raise FileNotFoundError(f"{name}: there is no such file" + (", and none that fits the pattern"
                                                                         if glob.has_magic(name) else ""))
-        kinds = {format_of(path, FORMATS) for path in self.paths}
+        for path in self.paths if self.is_local else []:
+            if not os.path.isfile(path):
+                raise ValueError(f"{path} is not a regular file, and texts are read twice: pipe it into stdin, with - "
+                                 "in its place")
+        kinds = {format_of(path, FORMATS) for path in self.paths} if kind is None else {check_kind(kind)}
         if len(kinds) > 1:
             raise ValueError(f"{name} stands for files of several formats, {', '.join(sorted(kinds))}: give one at a "
                              "time")
         self.kind, = kinds
 
+    def _full(self, path):
+        return os.path.abspath(path) if self.is_local else path  # fsspec takes "file:x.txt" for x.txt
+
+    @contextlib.contextmanager
+    def _open(self, path):
+        """The binary file of a path; OSError or ValueError where it cannot be read, with its name."""
+        try:
+            with self.fs.open(self._full(path), "rb", compression="infer") as file:
+                yield file
+        except (EOFError, OSError) as error:
+            if getattr(error, "filename", None):
+                raise
+            raise OSError(f"{path}: {error}") from None
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}: {error}") from None
+
     def rows(self) -> Iterator[Row]:
         """All rows, file after file; OSError or ValueError where a file cannot be read, with its name."""
         for path in self.paths:
-            try:
-                with self.fs.open(path, "rb", compression="infer") as file:
-                    yield from READERS[self.kind](file)
-            except (EOFError, OSError) as error:
-                if getattr(error, "filename", None):
-                    raise
-                raise OSError(f"{path}: {error}") from None
-            except (ValueError, csv.Error) as error:
-                raise ValueError(f"{path}: {error}") from None
+            with self._open(path) as file:
+                yield from READERS[self.kind](file)
 
     def types(self) -> dict[str, Any]:
-        """The pyarrow type of each column, from .parquet; empty for all other formats, which do not say it."""
-        if self.kind != ".parquet":
-            return {}
+        """The pyarrow type of each column, as far as the files say it: {} for .jsonl."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
+        if self.kind == ".jsonl":
+            return {}
         schemas = []
         for path in self.paths:
-            with self.fs.open(path, "rb", compression="infer") as file:
-                schemas.append(pq.read_schema(file))
+            with self._open(path) as file:
+                schemas.append(SCHEMAS[self.kind](file))
+        if self.kind != ".parquet":
+            return {name: pa.string() for names in schemas for name in names}
         try:
             schema = pa.unify_schemas(schemas)
         except pa.ArrowException as error:
-            raise ValueError(f"the files of {self.paths[0]}, ... do not have the same columns: {error}") from None
+            raise ValueError(f"the files of {self.name} do not have the same columns: {error}") from None
         return dict(zip(schema.names, schema.types))
 
 
-def format_of(path: str, formats: Iterable[str]) -> str:
+def check_kind(kind: str) -> str:
+    """The ending of a format's name: "csv" -> ".csv", else ValueError."""
+    if "." + kind not in FORMATS:
+        raise ValueError(f"{kind!r} is not a format: give {', '.join(ending[1:] for ending in FORMATS)}")
+    return "." + kind
+
+
+def format_of(path: str, formats: Iterable[str], compressions: Iterable[str] = (".gz", ".bz2", ".xz", ".zst")) -> str:
     """The ending of a path, without that of a compression: one of `formats`, else ValueError."""
     name, ending = os.path.splitext(path)
-    if ending.lower() in (".gz", ".bz2", ".xz", ".zst"):
+    if ending.lower() in compressions:
         ending = os.path.splitext(name)[1]
     if ending.lower() not in formats:
         wrong = f"{ending!r} is not a format" if ending else "the name has no ending"
@@ -123,28 +159,36 @@ def read_jsonl(file):
             continue
         try:
             values = json.loads(line)
+            if line.count(b"[") + line.count(b"{") > MAX_DEPTH and depth_of(values) > MAX_DEPTH:
+                raise ValueError(f"lists and objects are nested more than {MAX_DEPTH} deep")
         except (ValueError, RecursionError) as error:
             yield Row({}, f"line {n} is not JSON: {error}")
             continue
-        if isinstance(values, dict):
-            yield Row(values)
-        else:
+        if not isinstance(values, dict):
             yield Row({}, f"line {n} is not a JSON object, but {json.dumps(values)[:60]}")
+        else:
+            yield Row({storable(name): with_storable_keys(value) for name, value in values.items()})
+
+
+def depth_of(value):
+    """How deep lists and objects are nested, without recursion."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, (list, dict))]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 def read_csv(file):
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, strict=True)  # strict: a quote that does not end would swallow the rows after it
+    text, reader = csv_reader(file)
     try:
-        columns = next(reader, None)
-        if columns is None:
-            raise ValueError("the file is empty: the first line of a .csv file has the names of its columns")
-        twice = sorted({name for name in columns if columns.count(name) > 1})
-        if twice:
-            raise ValueError(f"the column {twice[0]!r} is there twice")
+        columns = csv_columns(reader)
         for fields in reader:
-            if not fields:  # an empty line
-                continue
+            if not fields:  # an empty line: a text in a table of one column, else nothing
+                if len(columns) > 1:
+                    continue
+                fields = [""]
+            fields = [field.replace(NUL, "\0") for field in fields]
             values = dict.fromkeys(columns, "") | dict(zip(columns, fields))
             wrong = len(fields) != len(columns)
             yield Row(values, f"line {reader.line_num} has {len(fields)} fields where the header has {len(columns)}"
@@ -155,18 +199,82 @@ def read_csv(file):
         text.detach()
 
 
+NUL = "\udc00"  # stands for it in Python 3.10, whose csv module refuses it; surrogateescape makes no such character
+
+
+def csv_reader(file):
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    some = (line.replace("\0", NUL) for line in text)
+    return text, csv.reader(some, strict=True)  # strict: a quote that does not end would swallow the rows after it
+
+
+def csv_columns(reader):
+    columns = next(reader, None)
+    if columns is None:
+        raise ValueError("the file is empty: the first line of a .csv file has the names of its columns")
+    columns = [storable(name.replace(NUL, "\0")) for name in columns]
+    check_names(columns)
+    return columns
+
+
+def check_names(columns):
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise ValueError(f"the column {twice[0]!r} is there twice")
+
+
+def csv_schema(file):
+    text, reader = csv_reader(file)
+    try:
+        return csv_columns(reader)
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    finally:
+        text.detach()
+
+
 def read_parquet(file):
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with arrow_errors():
         for batch in pq.ParquetFile(file).iter_batches(N_ROWS):
-            yield from map(Row, batch.to_pylist())
+            columns = [scalars(column) if has_times(column.type) else column.to_pylist() for column in batch.columns]
+            for values in zip(*columns):
+                yield Row(dict(zip(batch.schema.names, values)))
+
+
+def parquet_schema(file):
+    import pyarrow.parquet as pq
+
+    with arrow_errors():
+        schema = pq.read_schema(file)
+        check_names(schema.names)
+        return schema
+
+
+@contextlib.contextmanager
+def arrow_errors():
+    import pyarrow as pa
+
+    try:
+        yield
     except pa.ArrowInvalid as error:
         raise ValueError(f"not a parquet file, or a damaged one ({error})") from None
 
 
+def has_times(kind):
+    """Whether an Arrow type is one of dates or times, or has one inside."""
+    import pyarrow as pa
+
+    return pa.types.is_temporal(kind) or any(has_times(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def scalars(column):
+    return [value if value.is_valid else None for value in column]
+
+
 READERS = {".txt": read_txt, ".jsonl": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
+SCHEMAS = {".txt": lambda file: ["text"], ".csv": csv_schema, ".parquet": parquet_schema}
 
 
 def lines(file) -> Iterator[bytes]:
@@ -208,65 +316,101 @@ class Columns:
     """The columns of a table and, for .parquet, the type of each, found out while the rows go by."""
 
     def __init__(self, typed: bool):
+        self.kinds: dict[str, Kind] = {}
         self.typed = typed
-        self.types: dict[str, Any] = {}  # name -> pyarrow type
-        self.unseen: list[dict[str, Any]] = []
 
     def pass_on(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The same rows, each looked at."""
         for row in rows:
-            for name in row.values:
-                self.types.setdefault(name, None)
-            if self.typed:
-                self.unseen.append(row.values)
-                if len(self.unseen) == N_ROWS:
-                    self._infer()
+            for name, value in row.values.items():
+                kind = self.kinds.get(name)
+                if kind is None:
+                    kind = self.kinds[name] = Kind()
+                if self.typed:
+                    kind.add(value)
             yield row
-        if self.typed:
-            self._infer()
 
-    def _infer(self):
+    def types(self) -> dict[str, Any]:
+        """The pyarrow type of each column: string, too, for one with values that no other type holds exactly."""
         import pyarrow as pa
 
-        for name, known in self.types.items():
-            try:
-                new = pa.array([storable(values.get(name)) for values in self.unseen]).type
-                both = [pa.schema([(name, kind)]) for kind in (known or new, new)]
-                self.types[name] = pa.unify_schemas(both, promote_options="permissive").field(0).type
-            except (pa.ArrowException, OverflowError):  # values of several types, or of none that Arrow has: as text
-                self.types[name] = pa.string()
-        self.unseen = []
+        return {name: kind.arrow() or pa.string() for name, kind in self.kinds.items()}
+
+
+class Kind:
+    """What the values from JSON in one place have in common: of a column, of its lists' items, of an object's key."""
+
+    __slots__ = "types", "low", "high", "inside"
+
+    def __init__(self) -> None:
+        self.types: set[type] = set()
+        self.low = self.high = 0  # of whole numbers
+        self.inside: dict[str | None, Kind] = {}  # by key; under None for lists
+
+    def add(self, value: Any, depth: int = 0) -> None:
+        if value is None or object in self.types:
+            return
+        self.types.add(type(value))
+        if isinstance(value, int):
+            self.low, self.high = min(self.low, value), max(self.high, value)
+        elif isinstance(value, (list, dict)):
+            for key, item in value.items() if isinstance(value, dict) else ((None, item) for item in value):
+                if key not in self.inside:
+                    self.inside[key] = Kind()
+                self.inside[key].add(item, depth + 1)
+            if depth == MAX_NESTED_TYPES or len(self.inside) > MAX_FIELDS:
+                self.types, self.inside = {object}, {}
+
+    def arrow(self) -> Any:
+        """The pyarrow type that holds all values exactly; None if there is none, so that they are kept as text."""
+        import pyarrow as pa
+
+        inside = {key: kind.arrow() for key, kind in self.inside.items()}
+        if None in inside.values():
+            return None
+        if self.types == {bool}:
+            return pa.bool_()
+        if self.types == {int}:
+            signed, unsigned = -(2**63) <= self.low and self.high < 2**63, self.low >= 0 and self.high < 2**64
+            return pa.int64() if signed else pa.uint64() if unsigned else None
+        if self.types and self.types <= {int, float}:
+            return pa.float64() if max(-self.low, self.high) <= 2**53 else None
+        if self.types == {list}:
+            return pa.list_(inside.get(None, pa.string()))
+        if self.types == {dict} and inside:  # .parquet has no objects without keys
+            return pa.struct(list(inside.items()))
+        return pa.string() if self.types <= {str} else None
 
 
 def write_jsonl(file, rows, types):
     for row in rows:
-        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value
-                  for name, value in row.items()}
-        file.write(storable(json.dumps(finite, ensure_ascii=False, default=str) + "\n").encode("utf-8"))
+        text = LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", as_json(row))  # for readers that split there
+        file.write(text.encode("utf-8") + b"\n")
 
 
 def write_csv(file, rows, types):
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(storable, types))
-    for row in rows:
-        writer.writerow([cell(row.get(name)) for name in types])
-    text.detach()
+    for cells in itertools.chain([types], ([cell(row.get(name)) for name in types] for row in rows)):
+        file.write(storable(",".join(map(quoted, cells)) or '""').encode("utf-8") + b"\n")
+
+
+def quoted(text: str | None) -> str:
+    """A cell of .csv. An empty text is "", a value that is not there is nothing."""
+    if text is None:
+        return ""
+    return '"' + text.replace('"', '""') + '"' if not text or QUOTED.search(text) else text
 
 
 def write_parquet(file, rows, types):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(storable(name), pa.string() if kind == pa.null() else kind) for name, kind in types.items()])
+    schema = pa.schema(list(types.items()))
     with pq.ParquetWriter(file, schema) as writer:
         for some in iter(lambda: list(itertools.islice(rows, N_ROWS)), []):
             columns = []
-            for name, kind in zip(types, schema.types):
-                values = [storable(row.get(name)) for row in some]
-                if kind == pa.string():
-                    values = [value if value is None else cell(value) for value in values]
-                columns.append(pa.array(values, kind))
+            for name, kind in types.items():
+                as_kind = cell if kind == pa.string() else storable
+                columns.append(pa.array([as_kind(row.get(name)) for row in some], kind))
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
@@ -277,14 +421,16 @@ def write(path: str, rows: Iterator[dict[str, Any]], types: dict[str, Any]) -> N
     """Write rows to `path`, which appears when it is whole.
 
     Args:
-        path: ends in one of `OUT_FORMATS`.
+        path: ends in one of `OUT_FORMATS`; .jsonl.gz and .csv.gz are compressed.
         rows: an iterator of dicts {column: value}.
         types: dict {column: pyarrow type}; only .parquet needs the types.
     """
     partial = path + ".part"
+    remove(partial)
     try:
-        with open(partial, "wb") as file:
-            WRITERS[format_of(path, OUT_FORMATS)](file, rows, types)
+        with open(partial, "xb") as file:  # not through a link, and not into a file that somebody else has open
+            with gzip.GzipFile("", "wb", 6, file, 0) if is_gzip(path) else contextlib.nullcontext(file) as inner:
+                WRITERS[format_of(path, OUT_FORMATS)](inner, rows, types)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -294,12 +440,56 @@ def write(path: str, rows: Iterator[dict[str, Any]], types: dict[str, Any]) -> N
         raise
 
 
-def cell(value: Any) -> str:
-    """A value as the text of a cell: lists and dicts as JSON."""
-    if value is None:
-        return ""
-    return storable(json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else
-                    str(value))
+def is_gzip(path: str) -> bool:
+    return path.lower().endswith(".gz")
+
+
+def remove(path: str) -> None:
+    """Remove what has this name, if there is anything: a file, a link, a named pipe."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def cell(value: Any) -> str | None:
+    """A value as text: lists and dicts as JSON."""
+    if value is None or isinstance(value, str):
+        return storable(value)
+    if isinstance(value, (list, dict)):
+        return as_json(value)
+    return storable(str(plain(value)))
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON, which has no NaN and no infinity: null."""
+    try:
+        return storable(json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain))
+    except ValueError:
+        finite = json.loads(json.dumps(value, default=plain), parse_constant=lambda name: None)
+        return storable(json.dumps(finite, ensure_ascii=False))
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON does not have, a `pyarrow.Scalar` above all, as one that it has."""
+    import pyarrow as pa
+
+    if not isinstance(value, pa.Scalar):
+        return value if isinstance(value, (int, float)) else str(value)
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.StructScalar):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, pa.ListScalar):  # or a map
+        return [plain(item) for item in value.values]
+    if pa.types.is_duration(value.type):
+        return f"{value.value} {value.type.unit}"
+    return value.cast(pa.string()).as_py() if pa.types.is_temporal(value.type) else value.as_py()
+
+
+def with_storable_keys(value: Any) -> Any:
+    """A value of JSON; half characters inside lists and objects are replaced, as some are in keys."""
+    if isinstance(value, (list, dict)) and SURROGATE.search(text := json.dumps(value, ensure_ascii=False)):
+        return json.loads(SURROGATE.sub("\ufffd", text))
+    return value
 
 
 def storable(value: Any) -> Any:

@@ -12,6 +12,8 @@ import regex
 from generation.checks import check_generation
 from generation.sampling import Sampling
 from many_texts.batches import generate_batch, log_probs
+from many_texts.cluster import reporter
+from many_texts.journal import Result
 from model_files import tf_checkpoint as checkpoint
 from utils import find_model, load_encoder_hparams_and_params, missing_files
 
@@ -53,20 +55,42 @@ def load(model_size, models_dir, model_fingerprint):
     return load_encoder_hparams_and_params(model_size, models_dir)
 
 
-def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int, **sampling) -> list[dict[str, Any]]:
-    """The columns that `batch.py generate` adds to each row: continuation and n_tokens, or error."""
+def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int, n_samples: int = 1,
+                   stop: str | None = None, seed: int | None = None, **sampling) -> list[Result]:
+    """The columns that `batch.py generate` adds to each row: continuation and n_tokens, or error.
+
+    Several samples of a text are several rows, with their number in the column sample.
+    """
     encoder, hparams, params = load(*model)
+    ends, report, n_new = (stop or "").encode("utf-8"), reporter(), 0
 
     def encoded(text):
+        if len(text) > hparams["n_ctx"] * encoder.max_token_bytes:  # the tokenizer would take minutes for 100 MB
+            raise ValueError(f"{len(text):,} characters are more than can fit into the context of {hparams['n_ctx']} "
+                             "tokens (n_ctx): shorten the prompt")
         ids = encoder.encode(text)
         check_generation(ids, params, n_tokens_to_generate, None, Sampling())
         return ids
 
+    def is_done(ids):
+        nonlocal n_new
+        n_new += 1
+        report(n_new / n_tokens_to_generate / n_samples)
+        return bool(ends) and ends in b"".join(map(encoder.token_bytes, ids[-len(ends) :]))
+
     rows, good = prepared(texts, encoded)
-    new_ids = generate_batch([ids for _, ids in good], params, hparams["n_head"], n_tokens_to_generate,
-                             stop_id=encoder.eot_token, places=[texts[i].place for i, _ in good], **sampling)
-    for (i, _), ids in zip(good, new_ids):
-        rows[i] = {"continuation": encoder.decode(ids), "n_tokens": len(ids)}
+    samples: list[list[dict[str, Any]]] = [[] for _ in good]
+    for sample in range(n_samples):
+        new_ids = generate_batch([ids for _, ids in good], params, hparams["n_head"], n_tokens_to_generate,
+                                 stop_id=encoder.eot_token, places=[texts[i].place for i, _ in good], is_done=is_done,
+                                 seed=None if seed is None else seed + sample, **sampling)
+        for made, ids in zip(samples, new_ids):
+            continuation = encoder.decode(ids)
+            if stop:
+                continuation = continuation.partition(stop)[0]
+            made.append({"continuation": continuation, "n_tokens": len(ids)})
+    for (i, _), made in zip(good, samples):
+        rows[i] = made[0] if n_samples == 1 else [{"sample": j, **new} for j, new in enumerate(made, 1)]
     return rows
 
 

@@ -207,7 +207,8 @@ def test_files_of_a_pattern_are_one_table_in_order(batch, tmp_path, workers):
     ("a", "text", [], 2, "the name has no ending"),
     ("a.txt", "\n", ["--strict"], 1, "text 1: the text is empty"),
     ("a.txt", "x", ["--out", "out.txt"], 2, "'.txt' is not a format: it must end in .jsonl, .csv, .parquet"),
-    ("a.txt", "x", ["--out", "out.csv.gz"], 2, "not compressed"),
+    ("a.txt", "x", ["--out", "out.parquet.gz"], 2, "compressed already"),
+    ("a.txt", "x", ["--out", "out.csv.bz2"], 2, "'.bz2' is not a format"),
     ("a.txt", "x", ["--out", "s3://bucket/out.csv"], 2, "must be a file on this machine"),
     ("a.txt", "x", ["--out", "nowhere/out.csv"], 2, "nowhere does not exist"),
     ("a.txt", "x", ["--out", "there.csv"], 2, "there.csv exists already"),
@@ -239,8 +240,8 @@ def test_journal_keeps_what_is_whole(tmp_path):
 
     path, rows = str(tmp_path / "j"), [{"n_tokens": 2}, {"error": "é\n"}]
     journal = Journal(path, {"a": 1, "drawn_seed": 5})
-    for number in (3, 1, 2):
-        journal[number] = rows
+    for place in (6, 2, 4):
+        journal[place] = rows
     journal.close()
     whole = (tmp_path / "j").read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
@@ -248,10 +249,11 @@ def test_journal_keeps_what_is_whole(tmp_path):
         (tmp_path / "j").write_bytes(whole[:cut])
         journal = Journal(path, {"a": 1, "drawn_seed": 6})
         n = max(sum(end <= cut for end in ends) - 1, 0)
-        assert [*journal.places] == [3, 1, 2][:n]
+        assert [*journal.blocks] == [6, 2, 4][:n]
         assert journal.head["drawn_seed"] == (5 if cut >= ends[0] else 6)
         assert (journal.n_texts, journal.n_tokens, journal.n_failed) == (2 * n, 2 * n, n)
-        assert all(journal[number] == rows for number in journal.places)
+        assert all(journal[place] == rows and journal.end_of(place) == place + 2 for place in journal.blocks)
+        assert journal.end_of(5) == 5
         journal[9] = rows
         assert journal[9] == rows
         journal.close()
@@ -259,7 +261,7 @@ def test_journal_keeps_what_is_whole(tmp_path):
     damaged[ends[1] + 12] ^= 1
     (tmp_path / "j").write_bytes(damaged)
     journal = Journal(path, {"a": 1})
-    assert [*journal.places] == [3]
+    assert [*journal.blocks] == [6]
     journal.close()
     with pytest.raises(ValueError, match="unfinished work of another run: a was 1 and is 2"):
         Journal(path, {"a": 2})
@@ -278,7 +280,7 @@ def test_columns_of_several_types_become_text(tmp_path):
             {"a": None, "c": None, "f": {"g": "\ud800"}}]
     columns = tables.Columns(typed=True)
     rows = [row.values for row in columns.pass_on(map(tables.Row, rows))]
-    tables.write(str(tmp_path / "t.parquet"), iter(rows), columns.types)
+    tables.write(str(tmp_path / "t.parquet"), iter(rows), columns.types())
     frame = pd.read_parquet(tmp_path / "t.parquet")
     assert frame["a"].tolist()[:2] == [1, 0.5] and frame["b"].tolist()[:2] == ["1", "x"]
     assert frame["c"][1].tolist() == [2, 3] and frame["e"][0] == str(2**70) and frame["f"][2] == {"g": "\ufffd"}
