@@ -17,36 +17,17 @@ if __name__ == "__main__":
 
     guard_imports()  # Ctrl-C or a missing package in the imports below: one line, not a traceback
 
-import inspect
 import os
 from collections.abc import Callable
 
 from cli.startup import INTERRUPTED
-from cli.terminal import argument_errors, run_command_line, unescape
+from cli.terminal import argument_errors, run_command_line
+from cli.text_in import unescape
 from generation.checks import check_command
 from generation.sampling import Sampling
 from many_texts.run import Options, run
 
-COMMON_OPTIONS = """
-    model_size: 124M, 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir.
-    models_dir: the folder of models, on the workers if there is a scheduler; by default models/ beside gpt2.py.
-    column: the column with the texts; a .txt file has one, text.
-    input_format: txt, jsonl, csv or parquet, where the name does not say; what is piped into stdin is txt.
-    prefix: goes before the names of the columns that are added.
-    scheduler: the address of a running Dask scheduler, as tcp://host:8786, instead of local worker processes.
-    n_workers: how many local worker processes; by default one for each core.
-    strict: end with an error at the first row that cannot be done.
-    overwrite: replace the output if it exists.
-"""
 
-
-def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Put the options of both commands below those that a command describes itself."""
-    command.__doc__ = inspect.cleandoc(command.__doc__ or "") + COMMON_OPTIONS
-    return command
-
-
-@with_common_options
 def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 40, temperature: float = 0,
              top_k: int | None = None, top_p: float | None = None, seed: int | None = None, n_samples: int = 1,
              stop: str | None = None, model_size: str = "124M", models_dir: str | None = None, column: str = "text",
@@ -58,7 +39,6 @@ def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 
     sooner without a cluster, by many_texts.batches.generate_batch.
 
     Args:
-        texts: a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; - is stdin.
         out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
         n_tokens_to_generate: how many tokens at most; fewer if the model ends the text.
         temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
@@ -77,7 +57,6 @@ def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 
         top_p=top_p, seed=seed, n_samples=n_samples, stop=stop and unescape(stop))
 
 
-@with_common_options
 def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bool = False, stride: int | None = None,
           model_size: str = "124M", models_dir: str | None = None, column: str = "text",
           input_format: str | None = None, prefix: str = "", scheduler: str | None = None,
@@ -88,7 +67,6 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
     error. Fewer texts than about 50 are done sooner without a cluster, by lens.score.
 
     Args:
-        texts: a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; - is stdin.
         out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
         tokens: add the columns tokens and token_surprisals, lists of each token and its surprisal in bits.
         words: add the columns words and word_surprisals: each word, as white space delimits them, and the sum over its

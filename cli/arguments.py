@@ -30,6 +30,15 @@ COMMON = {  # parameters that mean the same in several programs; a function's do
     "out": "a file for the picture, .png, .pdf or .svg",
     "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir",
     "models_dir": "the folder of models, into which official ones are downloaded; by default models/ beside gpt2.py",
+    "texts": "a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; without it, stdin",
+    "column": "the column with the texts; a .txt file has one, text",
+    "input_format": "txt, jsonl, csv or parquet, where the name does not say; what is piped into stdin is txt",
+    "prefix": "goes before the names of the columns that are added",
+    "scheduler": "the address of a running Dask scheduler, as tcp://host:8786, instead of local worker processes; its "
+                 "workers have the model in their own models_dir",
+    "n_workers": "how many local worker processes; by default one for each core",
+    "strict": "end with an error at the first row that cannot be done",
+    "overwrite": "replace the output if it exists",
 }
 
 OPTION = re.compile(r"--([A-Za-z][\w-]*)(=.*)?|-[A-Za-z](=.*|[-+.]?\d\S*)?", re.S)  # --top-k=5, -n, -n=5, -n5
@@ -96,7 +105,10 @@ def _bind_function(function, arguments, short, program, wants_help):
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     quotes = "; a text of several words goes in quotes"
     if len(texts) > len(names):
-        raise CommandLineError(f"{_quoted(texts[len(names)])} is one argument too many" +
+        surplus = texts[len(names)]
+        if os.path.exists(surplus):
+            quotes = '; a pattern of files goes in quotes, as in "part-*.csv"'
+        raise CommandLineError(f"{_quoted(surplus)} is one argument too many" +
                                (quotes if names else ": there are only options"))
     named = [f"--{name}={MARK}{text}" for i, (name, text) in enumerate(zip(names, texts))
              if text != "-" or i >= len(rest)]  # for "-", unless after "--", stdin is read
