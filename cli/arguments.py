@@ -5,11 +5,10 @@ A program is a function, or a dict of functions by the names of its commands. Ea
 converted: str stays as typed (`123` and `None` are prompts), int and float must be numbers, a bool needs no value
 (`--echo`, `--noecho`, `--echo False`).
 
-argparse does the work. What it would misread is told apart before: a text may begin with a dash ("-like this", "-ing",
-"-5") as long as it does not look like an option (`--word`, `-x`). After `--` everything is text, and so is TEXT in
-`--prompt=TEXT`. `-` is what is piped into stdin.
+Fire converts the values and calls the function. What it would misread is told apart before, and all options are known
+before anything runs: a text may begin with a dash ("-like this", "-ing", "-5") as long as it does not look like an
+option (`--word`, `-x`). After `--` everything is text, and so is TEXT in `--prompt=TEXT`. `-` is what is piped in.
 """
-import argparse
 import functools
 import inspect
 import os
@@ -41,11 +40,10 @@ COMMON = {  # parameters that mean the same in several programs; a function's do
     "overwrite": "replace the output if it exists",
 }
 
-OPTION = re.compile(r"--([A-Za-z][\w-]*)(=.*)?|-[A-Za-z](=.*|[-+.]?\d\S*)?", re.S)  # --top-k=5, -n, -n=5, -n5
+OPTION = re.compile(r"--([A-Za-z][\w-]*)(=.*)?|-([A-Za-z])(=.*|[-+.]?\d\S*)?", re.S)  # --top-k=5, -n, -n=5, -n5
 TRUTH = {"true": True, "True": True, "false": False, "False": False}
 KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
 METAVARS = {str: "TEXT", int: "N", float: "NUMBER", bool: ""}
-MARK = "\0"  # goes before a text, so that argparse takes it for one; no argument of a process can contain it
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -93,15 +91,12 @@ def bind(component: Component, arguments: list[str], short: dict[str, str] | Non
 
 def _bind_function(function, arguments, short, program, wants_help):
     parameters, kinds = inspect.signature(function).parameters.values(), _types(function)
-    parser = _parser(function, kinds, short, program)
+    letters = {letter: name for letter, name in short.items() if name in kinds} | {n: n for n in kinds if len(n) == 1}
     if wants_help:
-        return functools.partial(print, parser.format_help().replace(NO_BREAK, " "), end="")
+        return functools.partial(print, _help(function, kinds, letters, program), end="")
     n = arguments.index("--") if "--" in arguments else len(arguments)
-    given, rest = parser.parse_known_args(_prepared(arguments[:n], kinds))
-    for argument in rest:
-        if argument[0] == "-":
-            raise _unknown_option(argument.partition("=")[0], kinds)
-    texts = [*(text.removeprefix(MARK) for text in rest), *arguments[n + 1 :]]
+    given, texts = _separated(arguments[:n], kinds, letters)
+    n_marked, texts = len(texts), [*texts, *arguments[n + 1 :]]
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     quotes = "; a text of several words goes in quotes"
     if len(texts) > len(names):
@@ -110,16 +105,33 @@ def _bind_function(function, arguments, short, program, wants_help):
             quotes = '; a pattern of files goes in quotes, as in "part-*.csv"'
         raise CommandLineError(f"{_quoted(surplus)} is one argument too many" +
                                (quotes if names else ": there are only options"))
-    named = [f"--{name}={MARK}{text}" for i, (name, text) in enumerate(zip(names, texts))
-             if text != "-" or i >= len(rest)]  # for "-", unless after "--", stdin is read
-    try:
-        parser.parse_args(named, given)
-    except CommandLineError as error:
-        raise CommandLineError(f"{error}{quotes if named[1:] and ' must be ' in str(error) else ''}") from None
+    for i, (name, text) in enumerate(zip(names, texts)):
+        if text != "-" or i >= n_marked:  # for "-", unless after "--", stdin is read
+            _add(given, name, text)
     for p in parameters:
         if p.default is p.empty and p.name not in given:
             raise CommandLineError(f"{p.name} is missing; --help says what it is")
-    return functools.partial(function, **vars(given))
+    try:
+        return _bound_by_fire(function, kinds, given)
+    except CommandLineError as error:
+        raise CommandLineError(f"{error}{quotes if texts[1:] and ' must be ' in str(error) else ''}") from None
+
+
+def _bound_by_fire(function, kinds, given):
+    """The function with the arguments that Fire reads from {name: text}, as a callable without parameters."""
+    import fire
+
+    calls = []
+
+    @functools.wraps(function)  # from which Fire has the signature
+    def collect(*args, **kwargs):
+        calls.append(functools.partial(function, *args, **kwargs))
+
+    parameters = inspect.signature(function).parameters
+    converters = {name: _converter(name, kind, parameters[name].default is None) for name, kind in kinds.items()}
+    fire.decorators.SetParseFns(**converters)(collect)
+    fire.Fire(collect, command=[f"--{name}={text}" for name, text in given.items()], serialize=lambda result: None)
+    return calls[0]
 
 
 def _types(function):
@@ -133,88 +145,83 @@ def _types(function):
     return kinds
 
 
-def _prepared(arguments, kinds):
-    """The arguments with texts marked, options spelt with _, and a bool's value in the same argument."""
-    prepared, rest = [], list(arguments)
+def _separated(arguments, kinds, letters):
+    """The options that are given, a dict {name: text}, and the other arguments, a list."""
+    given, texts, rest = {}, [], list(arguments)
     while rest:
         argument = rest.pop(0)
         match = OPTION.fullmatch(argument)
-        if argument[:1] == "-" and len(argument) > 2 and argument[1:].replace("-", "_") in {*kinds, "help"}:
-            raise _unknown_option(argument, kinds)
         if match is None:
-            argument = MARK + argument
-        elif match[1]:
-            name, value = match[1].replace("-", "_"), match[2] or ""
-            positive = re.sub("^no_?", "", name)
-            if name in kinds:
-                if kinds[name] is bool and not value:
-                    value = "=" + (rest.pop(0) if rest and rest[0] in TRUTH else "True")
-                argument = f"--{name}" + (value and f"={MARK}{value[1:]}")
-            elif kinds.get(positive) is bool and not value:
-                argument = f"--{positive}=False"
-        prepared.append(argument)
-    return prepared
+            if argument[:1] == "-" and argument[1:].replace("-", "_") in {*kinds, "help"}:
+                raise _unknown_option(argument, kinds)
+            texts.append(argument)
+            continue
+        name = match[1].replace("-", "_") if match[1] else letters.get(match[3])
+        value = match[2] or match[4]
+        value = value and value.removeprefix("=")
+        if name not in kinds:
+            positive = re.sub("^no_?", "", name or "")  # --noecho, --no-echo
+            if value is not None or kinds.get(positive) is not bool:
+                raise _unknown_option(argument.partition("=")[0], kinds)
+            name, value = positive, "False"
+        elif value is None and kinds[name] is bool:
+            value = rest.pop(0) if rest and rest[0] in TRUTH else "True"
+        elif value is None:
+            if not rest or OPTION.fullmatch(rest[0]):
+                raise CommandLineError(f"--{name} needs a value, as in --{name}={METAVARS.get(kinds[name], 'VALUE')}")
+            value = rest.pop(0)
+        _add(given, name, value)
+    return given, texts
 
 
-# --- argparse -----------------------------------------------------------------------------------
+def _add(given, name, text):
+    if name in given:
+        raise CommandLineError(f"{name} is given twice: {_quoted(given[name])} and {_quoted(text)}")
+    given[name] = text
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """Raise what argparse would print, with the usage, before it exits."""
-        message = re.sub(r"^argument (?:-\w/)?--(\w+): ", r"\1 ", message)
-        raise CommandLineError(re.sub(r"^(\w+) expected one argument", r"--\1 needs a value", message))
+def _converter(name, kind, may_be_none):
+    def convert(text):
+        try:
+            return TRUTH[text] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            if text == "None" and may_be_none:
+                return None
+            raise CommandLineError(f"{name} must be {KINDS.get(kind, f'a {kind.__name__}')}, not {_quoted(text)}"
+                                   ) from None
+
+    return convert
 
 
-class _Once(argparse.Action):
-    """Store a value, unless the option has one."""
-
-    def __call__(self, parser, given, value, option_string=None):
-        if hasattr(given, self.dest):
-            raise CommandLineError(f"{self.dest} is given twice: {_quoted(getattr(given, self.dest))} and "
-                                   f"{_quoted(value)}")
-        setattr(given, self.dest, value)
+# --- help ---------------------------------------------------------------------------------------
 
 
-def _parser(function, kinds, short, program):
-    """An argument parser with an option for each parameter; it stores what is given and no defaults."""
+def _help(function, kinds, letters, program):
+    """The help of a function, in argparse's layout."""
+    import argparse
+
     paragraphs, descriptions = _docstring(function)
     parameters, width = inspect.signature(function).parameters, _width()
     usage = [p.name.upper() if p.default is p.empty else f"[{p.name.upper()}]" for p in parameters.values()
              if p.kind is p.POSITIONAL_OR_KEYWORD]
     filled = lambda text, indent=0: textwrap.fill(text, width - indent, subsequent_indent=" " * indent)
     dashes = f"After -- everything is text: {program} -- -text" if usage and kinds[next(iter(kinds))] is str else ""
-    parser = _Parser(usage=filled(" ".join([program, *usage, "[OPTION]..."]), indent=len("usage: ")),
-                     description="\n\n".join(map(filled, paragraphs)), epilog=filled(dashes), add_help=False,
-                     formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 30, width),
-                     allow_abbrev=False)
-    letters = {name: letter for letter, name in short.items()} | {name: name for name in kinds if len(name) == 1}
+    parser = argparse.ArgumentParser(
+        usage=filled(" ".join([program, *usage, "[OPTION]..."]), indent=len("usage: ")), epilog=filled(dashes),
+        description="\n\n".join(map(filled, paragraphs)), add_help=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 30, width))
+    letter_of = {name: f"-{letter}" for letter, name in letters.items()}
     for name, kind in kinds.items():
         default = parameters[name].default
         shown = "" if default in ("", None, parameters[name].empty) or default is False else f" (default: {default})"
         text = (COMMON | descriptions).get(name, "").rstrip(".").replace("%", "%%")
         text = re.sub(r'"[^"]*"', lambda quoted: quoted[0].replace(" ", NO_BREAK), text)
-        parser.add_argument(*([f"-{letters[name]}"] if name in letters else []), f"--{name}", dest=name, action=_Once,
-                            type=_converter(kind, default is None), default=argparse.SUPPRESS,
+        parser.add_argument(*filter(None, [letter_of.get(name), f"--{name}"]), dest=name,
                             metavar=METAVARS.get(kind, kind.__name__.upper()),
                             help=text + shown.replace(": ", f":{NO_BREAK}"))
     parser.add_argument("-h", "--help", action="help", help="show this help")
     parser.add_argument("--version", action="version", help="show the version")
-    return parser
-
-
-def _converter(kind, may_be_none):
-    def convert(text):
-        text = text.removeprefix(MARK)
-        try:
-            return TRUTH[text] if kind is bool else kind(text)
-        except (ValueError, KeyError):
-            if text == "None" and may_be_none:
-                return None
-            wanted = KINDS.get(kind, f"a {kind.__name__}")
-            raise argparse.ArgumentTypeError(f"must be {wanted}, not {_quoted(text)}") from None
-
-    return convert
+    return parser.format_help().replace(NO_BREAK, " ")
 
 
 def _docstring(function):
