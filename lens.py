@@ -43,6 +43,7 @@ from inside.parameters import Parameters, parameters, plot_parameters, show_para
 from inside.patching import Patching, patching, plot_patching, show_patching  # noqa: F401
 from inside.saliency import Saliency, plot_saliency, saliency, show_saliency  # noqa: F401
 from inside.score import Score, plot_score, score, show_score  # noqa: F401
+from inside.serve import show_serve
 from inside.tokens import Tokens, plot_tokens, show_tokens, tokens, visible  # noqa: F401
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "patching": show_patching,
     "induction": show_induction,
     "page": show_page,
+    "serve": show_serve,
     "tokens": show_tokens,
     "neighbours": show_neighbours,
     "parameters": show_parameters,

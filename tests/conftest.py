@@ -41,6 +41,26 @@ def tf_gpt2(tensorflow):
     return tf_gpt2
 
 
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """A Chromium without a window, driven by Selenium; tests/browser.py asks it."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromedriver = shutil.which("chromedriver")
+    if not browser or not chromedriver:
+        pytest.skip("there is no Chromium with chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                     "--disable-sync", "--no-first-run", "--disable-component-update", "--disable-dev-shm-usage",
+                     f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
 @pytest.fixture
 def run():
     """Run the program as a real process: run("prompt", "--seed", "1") -> CompletedProcess with text output.

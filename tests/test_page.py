@@ -2,17 +2,21 @@
 import html.parser
 import json
 import math
-import re
-import shutil
 
 import numpy as np
 import pytest
+from browser import Browser, at_end, least_contrast
 from helpers import BUNDLED, TEXT, Model, error_line, random_model, wait_for
 
 import lens
+from gpt2 import softmax
+from inside.page import SCRIPTS
 
 MARKUP = "<script>document.title = 'run'</script><b>&amp;</b></script> {{data}} <!-- --> \\u003c"
-TEXTS = {"markup": MARKUP, "newlines": TEXT, "korean and emoji": "안녕 🤖\t\u2028é", "one token": "O", "empty": ""}
+VIEWS = {"next": "Next token", "attention": "Attention", "layers": "Layers"}
+BIDIRECTIONAL = "abc \u202e\u05d0\u05d1 \u2067\u0661 def"  # Hebrew, an Arabic digit, and characters that turn the line
+TEXTS = {"markup": MARKUP, "newlines": TEXT, "korean and emoji": "안녕 🤖\t\u2028é", "one token": "O", "empty": "",
+         "bidirectional": BIDIRECTIONAL}
 
 
 class Element(html.parser.HTMLParser):
@@ -81,10 +85,11 @@ def test_the_logit_lens_is_that_of_logit_lens(page, shakespeare):
     assert [data["pieces"][str(i)] for i in expected.ids.ravel()] == expected.predictions.ravel().tolist()
 
 
-def test_probabilities_without_any_head_are_right_at_any_temperature(page, shakespeare):
+def test_probabilities_without_any_part_are_right_at_any_temperature(page, shakespeare):
     data = data_of(page)
-    hooks = [None] + [lens.zero(layer, head) for layer in range(6) for head in range(6)]
-    for run, hook in zip([data["next"]["whole"], *data["next"]["without"]], hooks, strict=True):
+    hooks = [None] + [lens.zero(layer, head) if head < 6 else lens.zero(layer, what="mlp_out")
+                      for layer in range(6) for head in range(7)]
+    for run, hook in zip([data["next"]["20"]["whole"], *data["without"]["runs"]], hooks, strict=True):
         for stop in (0, 7, 18, 38):
             temperature = data["temperatures"][stop]
             expected = lens.next_tokens(TEXT, shakespeare, 10, temperature, hook)
@@ -98,7 +103,7 @@ def test_the_page_answers_for_the_model_with_the_hook(shakespeare):
     hook = lens.zero(1, 5)
     data = data_of(lens.page(TEXT, shakespeare, k=3, hook=hook))
     likeliest = lens.next_tokens(TEXT, shakespeare, 1, hook=hook)
-    logits = data["next"]["whole"]["logits"]
+    logits = data["next"]["20"]["whole"]["logits"]
     assert data["pieces"][max(logits, key=logits.get)] == likeliest.pieces[0] == "·S"
     bits = -lens.score(TEXT, shakespeare, hook=hook).log_probs / math.log(2)
     np.testing.assert_allclose(data["surprisal"], bits, atol=1e-3)
@@ -107,7 +112,7 @@ def test_the_page_answers_for_the_model_with_the_hook(shakespeare):
 def test_text_cannot_become_markup(shakespeare):
     page = lens.page(MARKUP, shakespeare)
     assert "<script>document" not in page.html and "<b>" not in page.html
-    assert page.html.count("<script") == 2 and page.html.count("</script>") == 2
+    assert page.html.count("<script") == page.html.count("</script>") == 1 + len(SCRIPTS)
     assert "".join(data_of(page)["tokens"]).replace("·", " ") == MARKUP
 
 
@@ -122,7 +127,7 @@ def test_30_tokens_of_the_124m_stay_below_2_mb():
 def test_a_text_too_long_for_a_page_is_refused(monkeypatch, shakespeare):
     with pytest.raises(ValueError, match="300 positions are more than the context of 256"):
         lens.page([5] * 300, shakespeare)
-    monkeypatch.setattr("inside.page.MOST_WEIGHTS", 36 * 20 * 21 // 2 + 10)  # 20 tokens
+    monkeypatch.setattr("inside.page_data.MOST_WEIGHTS", 36 * 20 * 21 // 2 + 10)  # 20 tokens
     with pytest.raises(ValueError, match="the text has 21 tokens, but a page holds at most 20 tokens"):
         lens.page([5] * 21, shakespeare)
     assert len(data_of(lens.page([5] * 20, shakespeare))["tokens"]) == 20
@@ -157,97 +162,56 @@ def test_the_command_writes_the_page(run, tmp_path, shakespeare):
     (("--out", "missing/page.html"), 1, "missing does not exist"),
     (("--k", "0"), 2, "k must be a whole number from 1 to 50"),
 ])
-def test_the_command_refuses_what_it_cannot_do(run, arguments, status, message):
-    assert message in error_line(run("page", "O", *arguments, *BUNDLED, program="lens.py"), status)
+def test_the_command_refuses_what_it_cannot_do(run, tmp_path, arguments, status, message):
+    out = () if "--out" in arguments else ("--out", str(tmp_path / "page.html"))
+    assert message in error_line(run("page", "O", *arguments, *out, *BUNDLED, program="lens.py"), status)
+
+
+def test_a_page_that_is_there_is_replaced_only_when_asked(run, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text("kept")
+    assert "exists already" in error_line(run("page", "O", "--out", str(file), *BUNDLED, program="lens.py"), 2)
+    assert file.read_text() == "kept"
+    assert run("page", "O", "--out", str(file), "--overwrite", *BUNDLED, program="lens.py").returncode == 0
+    assert file.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_file_appears_when_it_is_whole(page, tmp_path, monkeypatch):
+    def full(self, data, **options):
+        self.write_bytes(data[:10].encode())
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "keep.html"
+    file.write_text("kept")
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        page.save(file)
+    assert file.read_bytes() == b"kept" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_models_folder_that_is_no_utf_8(shakespeare, tmp_path):
+    encoder = Vocabulary(b"token%05d")
+    encoder.name = "gr\udcfc\udcdf"  # Latin-1, as Python reads a folder's name
+    page = lens.page([1, 2], Model(encoder, shakespeare.hparams, shakespeare.params))
+    page.save(tmp_path / "page.html")
+    saved = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert saved == page.html and page.title.startswith("gr\\udcfc") and data_of(page)["model"] == encoder.name
+
+
+def test_a_weight_is_opened_only_to_numbers_that_make_it_up(page, shakespeare):
+    assert data_of(page)["opened"]["head"] == data_of(page)["head"] == [1, 5]
+    uniform = lambda name, x: np.full_like(x, 0.05) if name.endswith("attn.pattern") else None
+    assert "opened" not in data_of(lens.page(TEXT, shakespeare, hook=uniform))
 
 
 # --- in a browser ---
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """A Chromium without a window, driven by Selenium."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    chromedriver = shutil.which("chromedriver")
-    if not browser or not chromedriver:
-        pytest.skip("there is no Chromium with chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                     "--disable-sync", "--no-first-run", "--disable-component-update", "--disable-dev-shm-usage",
-                     f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    yield driver
-    driver.quit()
-
-
-class Browser:
-    """A page in the browser, with what the tests ask of it."""
-
-    def __init__(self, driver, file, scheme="light", width=1200):
-        self.driver, self.url = driver, file.as_uri()
-        self.media(scheme)
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                               {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False})
-        for kind in ("browser", "performance"):
-            driver.get_log(kind)  # what earlier pages left
-        driver.get(self.url)
-
-    def media(self, scheme):
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                                    {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-
-    def js(self, code, *arguments):
-        return self.driver.execute_script("return " + code, *arguments)
-
-    def all(self, selector):
-        return self.driver.find_elements("css selector", selector)
-
-    def one(self, selector):
-        return self.driver.find_element("css selector", selector)
-
-    def texts(self, selector):
-        return self.js("[...document.querySelectorAll(arguments[0])].map((node) => node.textContent)", selector)
-
-    def numbers(self, selector):
-        """The numbers that stand in some elements: percentages from 0 to 1, None where there is none."""
-        found = [re.search(r"([\d.]+)(%?)", text) for text in self.texts(selector)]
-        return [match and float(match[1]) / (100 if match[2] else 1) for match in found]
-
-    def point(self, element):
-        from selenium.webdriver import ActionChains
-
-        self.js("arguments[0].scrollIntoView({block: 'center'})", element)
-        ActionChains(self.driver, duration=0).move_to_element(element).perform()
-
-    def press(self, *keys):
-        """Press keys, named as in selenium's Keys, where the focus is."""
-        from selenium.webdriver import ActionChains, Keys
-
-        ActionChains(self.driver, duration=0).send_keys(*(getattr(Keys, key) for key in keys)).perform()
-
-    def next_tokens(self):
-        """(pieces, probabilities) of the table of next tokens, without the row for all others."""
-        return (self.texts("#next tr[data-id] th"), self.numbers("#next tr[data-id] td:nth-child(3)"))
-
-    def warnings(self):
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requests(self):
-        """The address of each request since the page was opened."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [message["params"]["request"]["url"] for message in messages
-                if message["method"] == "Network.requestWillBeSent"]
 
 
 @pytest.fixture
 def open_page(driver, tmp_path):
     def open_page(page, **options):
         page.save(tmp_path / "page.html")
-        return Browser(driver, tmp_path / "page.html", **options)
+        return Browser(driver, (tmp_path / "page.html").as_uri(), **options)
 
     return open_page
 
@@ -257,23 +221,20 @@ def browser(open_page, page):
     return open_page(page)
 
 
-def at_end(result):
-    return list(result.pieces), pytest.approx(result.probabilities, abs=5.1e-5)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_any_text_shows_as_it_is_without_a_request_or_a_complaint(open_page, shakespeare, text):
     page = lens.page(text, shakespeare)
     browser = open_page(page)
     pieces = lens.tokens(text, shakespeare).pieces
-    for strip in ("surprisal", "looks", "looked"):
-        assert browser.texts(f"#{strip} .chip > :first-child") == pieces
-    assert browser.texts("#lens tbody th") == [f"{i} {piece}" for i, piece in enumerate(pieces)]
+    assert browser.texts(".chip > :first-child") == pieces
     assert browser.texts("h1") == [page.title] == [browser.driver.title]
-    assert browser.js("document.scripts.length") == 2
-    for element in (browser.all("#looks .chip")[0], browser.all("#effects button")[0], browser.all("#lens td")[0]):
-        element.click()
+    assert browser.js("document.scripts.length") == 1 + len(SCRIPTS)
+    browser.all(".chip")[0].click()
+    for view in ("layers", "attention", "next"):
+        browser.view(view)
+        assert browser.one(f"#{view}").is_displayed() and browser.texts("[aria-selected=true]") == [VIEWS[view]]
+    assert browser.texts("#lens tbody th") == [f"{i} {piece}" for i, piece in enumerate(pieces)]
     assert browser.requests() == [browser.url]
     assert browser.warnings() == []
 
@@ -284,21 +245,13 @@ def test_tokens_and_names_that_are_markup_show_as_they_are(open_page):
     vocabulary.name = "<img src=model>"
     browser = open_page(lens.page([3, 4], random_model()._replace(encoder=vocabulary)))
     pieces = ["<img·src=3>", "<img·src=4>"]
-    assert browser.texts("#looks .chip > :first-child") == pieces
-    assert browser.texts("#lens tbody th") == [f"{i} {piece}" for i, piece in enumerate(pieces)]
-    assert all(text.startswith("<img·src=") for text in browser.texts("#next tr[data-id] th"))
+    assert browser.texts(".chip > :first-child") == pieces
+    assert all(text.startswith("<img·src=") for text in browser.texts("#next-table tr[data-id] th"))
     assert browser.texts("h1") == ["<img src=model>: “<img src=3><img src=4>”"]
-    assert all(text.endswith(browser.texts("h1")[0]) for text in browser.texts("figcaption"))
+    for view in ("attention", "layers"):
+        browser.view(view)
+    assert browser.texts("#lens tbody th") == [f"{i} {piece}" for i, piece in enumerate(pieces)]
     assert browser.all("img") == [] and browser.requests() == [browser.url] and browser.warnings() == []
-
-
-@pytest.mark.slow
-def test_titles_say_the_model_the_text_and_what_is_shown(browser, page):
-    titles = browser.texts("figcaption")
-    assert len(titles) == 8 and all(title.endswith(page.title) for title in titles)
-    whats = browser.texts("figcaption .what")
-    assert whats[2:6] == ["Attention of layer 1, head 5", "Where First (token 20) looks in layer 1, head 5",
-                          "Who looks at First (token 20) in layer 1, head 5", "Next token at temperature 1.00"]
 
 
 @pytest.mark.slow
@@ -320,36 +273,47 @@ def test_the_page_connects_to_nothing_and_runs_no_code_but_its_own(browser):
 
 
 @pytest.mark.slow
-def test_pointing_at_a_token_shows_where_it_looks_and_who_looks_at_it(browser, shakespeare):
+def test_the_tokens_stay_in_sight_and_say_what_belongs_to_the_view(browser, shakespeare):
+    bits = -lens.score(TEXT, shakespeare).log_probs / math.log(2)
+    assert browser.numbers(".chip .number") == pytest.approx(bits, abs=0.051)
+    browser.view("layers")
+    browser.js("scrollTo(0, 10000)")
+    assert browser.js("document.getElementById('strip').getBoundingClientRect().top") >= 0
+    browser.js("scrollTo(0, 0)")
+    browser.view("attention")
+    assert browser.numbers(".chip .number") != pytest.approx(bits, abs=0.051)
+
+
+@pytest.mark.slow
+def test_the_strip_shows_what_a_token_looks_at_and_what_looks_at_it(browser, shakespeare):
     pattern = lens.attention(TEXT, shakespeare, 1, 5).pattern[0]  # the page begins with the head that matters most
+    browser.view("attention")
 
     def expect(token):
-        looks, looked = browser.numbers("#looks .number"), browser.numbers("#looked .number")
-        n = len(pattern)
-        assert looks == [pytest.approx(pattern[token, i], abs=1.1e-3) if i <= token else None for i in range(n)]
-        assert looked == [pytest.approx(pattern[i, token], abs=1.1e-3) if i >= token else None for i in range(n)]
+        expected = [pattern[token, i] if i <= token else pattern[i, token] for i in range(len(pattern))]
+        assert browser.numbers(".chip .number") == pytest.approx(expected, abs=1.1e-3)
+        assert f"(token {token})" in browser.text("#strip-says")
 
     expect(20)
-    for strip, token in (("surprisal", 12), ("looks", 2), ("looked", 7)):
-        browser.point(browser.all(f"#{strip} .chip")[token])
+    for token in (12, 2):
+        browser.point(browser.all(".chip")[token])
         expect(token)
-        browser.point(browser.one("h2"))
+        browser.point(browser.one("h1"))
         expect(20)  # pointing does not choose
-    browser.all("#surprisal .chip")[13].click()
-    browser.point(browser.one("h2"))
+    browser.all(".chip")[13].click()
+    browser.point(browser.one("h1"))
     expect(13)
+    browser.view("layers")
     browser.all("#lens tbody tr")[4].click()
+    browser.view("attention")
     expect(4)
-    rows = browser.texts("#lens-of-token tbody tr")
-    likeliest = lens.logit_lens(TEXT, shakespeare, 10)
-    for layer, row in enumerate(rows):
-        assert row.startswith(f"layer {layer}{likeliest.predictions[layer, 4, 0]}")
 
 
 @pytest.mark.slow
 def test_pointing_at_the_pattern_reads_its_numbers(browser, shakespeare):
     from selenium.webdriver import ActionChains
 
+    browser.view("attention")
     pattern = lens.attention(TEXT, shakespeare, 1, 5).pattern[0]
     canvas = browser.one("#pattern")
     browser.js("arguments[0].scrollIntoView({block: 'center'})", canvas)
@@ -358,21 +322,59 @@ def test_pointing_at_the_pattern_reads_its_numbers(browser, shakespeare):
     for query, key in ((16, 13), (5, 2), (3, 9)):
         x, y = left + (key + 0.5) * size - width / 2, top + (query + 0.5) * size - height / 2  # from its centre
         ActionChains(browser.driver, duration=0).move_to_element_with_offset(canvas, round(x), round(y)).perform()
-        said = browser.one("#cell").text
+        said = browser.text("#cell")
         assert f"(token {query})" in said and f"(token {key})" in said
         assert f"with {pattern[query, key]:.1%}." in said if key <= query else "comes later" in said
 
 
 @pytest.mark.slow
 def test_a_head_of_the_grid_is_shown_when_clicked(browser, shakespeare):
+    browser.view("attention")
     for layer, head in ((0, 0), (4, 2)):
-        browser.one(f"[aria-label='layer {layer}, head {head}']").click()
+        browser.one(f"#heads [aria-label='layer {layer}, head {head}']").click()
         pattern = lens.attention(TEXT, shakespeare, layer, head).pattern[0]
-        assert browser.numbers("#looks .number") == pytest.approx(pattern[-1], abs=1.1e-3)
-        assert browser.texts("#pattern-title .what") == [f"Attention of layer {layer}, head {head}"]
+        assert browser.numbers(".chip .number") == pytest.approx(pattern[-1], abs=1.1e-3)
+        assert browser.text("#pattern-title") == f"Attention of layer {layer}, head {head}"
         most = pattern[-1].argmax()
         piece = lens.tokens(TEXT, shakespeare).pieces[most]
-        assert f"looks most at {piece} (token {most})" in browser.one("[role=status]").text
+        assert f"looks most at {piece} (token {most})" in browser.text("#attention-says")
+
+
+@pytest.mark.slow
+def test_a_weight_opens_to_the_numbers_it_is_made_of(browser, shakespeare):
+    seen = lens.record("blocks.1.attn.*")
+    ids = shakespeare.encode(TEXT)
+    shakespeare.forward(ids, hook=seen)
+    q, k, v = (seen[f"blocks.1.attn.{name}"][:, 5] for name in "qkv")
+    pattern = seen["blocks.1.attn.pattern"][5]
+    browser.view("attention")
+    browser.all(".chip")[16].click()
+    browser.one("#weight summary").click()
+    wait_for(lambda: browser.all("#key"))
+    browser.js("(byId('key').value = 2, byId('key').dispatchEvent(new Event('change')))")
+    says = dict(zip(browser.texts(".opened th"), browser.texts(".opened td:last-child"), strict=True))
+    scale = math.sqrt(len(q[0]))
+    product = float(q[16] @ k[2])
+    assert says["q · k"].endswith(f"the sum is {product:.2f}")
+    assert says["score"] == f"{product:.2f} / √{len(q[0])} = {product / scale:.2f}"
+    assert says["softmax"].endswith(f"over 17 tokens = {pattern[16, 2]:.1%}")
+    assert f"{np.linalg.norm(v[2]):.2f} long" in says["v"]
+    assert f"{np.linalg.norm(pattern[16, 2] * v[2]):.2f} long" in says["weight · v"]
+    assert f"{np.linalg.norm(seen['blocks.1.attn.z'][16, 5]):.2f} long" in says["output"]
+    browser.one("#heads [aria-label='layer 0, head 0']").click()
+    assert "lens.py serve" in browser.text("#weight-body")  # the file has one head's
+
+
+@pytest.mark.slow
+def test_what_comes_next_follows_the_chosen_token(browser, shakespeare):
+    ids = shakespeare.encode(TEXT)
+    assert "at the end of the text" in browser.text("#next-title")
+    for token in (3, 12):
+        browser.all(".chip")[token].click()
+        assert browser.next_tokens() == at_end(lens.next_tokens(ids[: token + 1], shakespeare))
+        title = browser.text("#next-title")
+        assert f"(token {token})" in title and "end of the text" not in title
+        assert not browser.part("layer 1, head 5").is_enabled()
 
 
 @pytest.mark.slow
@@ -383,117 +385,121 @@ def test_the_slider_changes_the_probabilities(browser, shakespeare):
     for keys, temperature in ((["HOME"], 0.1), (["ARROW_RIGHT"] * 8, 0.5), (["END"], 2), (["ARROW_LEFT"], 1.95)):
         browser.js("arguments[0].focus()", slider)
         browser.press(*keys)
-        assert browser.one("#temperature-value").text == f"{temperature:.2f}"
+        assert browser.text("#temperature-value") == f"{temperature:.2f}"
         assert browser.next_tokens() == at_end(lens.next_tokens(TEXT, shakespeare, temperature=temperature))
-        assert sum(browser.numbers("#next tbody td:nth-child(3)")) == pytest.approx(1, abs=1e-3)
+        assert sum(browser.numbers("#next-table tbody td:nth-child(3)")) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.slow
-def test_the_next_token_without_a_head(browser, shakespeare):
-    browser.one("#without").click()
-    assert browser.next_tokens() == at_end(lens.next_tokens(TEXT, shakespeare, hook=lens.zero(1, 5)))
-    for layer, head in ((5, 0), (0, 3)):
-        browser.one(f"[aria-label='layer {layer}, head {head}']").click()
-        expected = lens.next_tokens(TEXT, shakespeare, hook=lens.zero(layer, head))
+def test_the_next_token_without_a_part(browser, shakespeare):
+    for name, hook in {"layer 1, head 5": lens.zero(1, 5), "layer 0, head 3": lens.zero(0, 3),
+                       "layer 4, feed-forward network": lens.zero(4, what="mlp_out")}.items():
+        browser.part(name).click()
+        expected = lens.next_tokens(TEXT, shakespeare, hook=hook)
         assert browser.next_tokens() == at_end(expected)
+        assert browser.texts("#parts [aria-pressed=true]") == ["out"]
         whole = lens.next_tokens(TEXT, shakespeare, k=shakespeare.hparams["n_vocab"])
         whole = dict(zip(whole.ids, whole.probabilities))
         with_all_heads = [whole[i] for i in expected.ids]
-        assert browser.numbers("#next tr[data-id] td:nth-child(4)") == pytest.approx(with_all_heads, abs=5.1e-5)
-    browser.one("#without").click()
+        assert browser.numbers("#next-table tr[data-id] td:nth-child(4)") == pytest.approx(with_all_heads, abs=5.1e-5)
+    browser.part("layer 4, feed-forward network").click()
     assert browser.next_tokens() == at_end(lens.next_tokens(TEXT, shakespeare))
 
 
 @pytest.mark.slow
-def test_the_heads_that_matter_most_are_those_of_ablation(browser, shakespeare):
-    result = lens.ablation(TEXT, shakespeare, " C")
-    order = np.argsort(-np.abs(result.change), axis=None)[:6]
-    assert browser.texts("#effects button") == [
-        f"layer {i // 6}, head {i % 6}: {math.exp(result.log_prob):.2%} → "
-        f"{math.exp(result.log_prob + result.change.flat[i]):.2%}" for i in order]
-    browser.all("#effects button")[1].click()
-    layer, head = divmod(int(order[1]), 6)
-    assert browser.next_tokens() == at_end(lens.next_tokens(TEXT, shakespeare, hook=lens.zero(layer, head)))
+def test_the_grid_of_parts_has_the_numbers_of_ablation(browser, shakespeare):
+    shown = np.array(browser.numbers("#parts button")).reshape(6, 7)
+    np.testing.assert_allclose(shown[:, :6], lens.ablation(TEXT, shakespeare, " C").change, atol=0.051)
+    ffn = [lens.sweep(shakespeare.encode(TEXT), shakespeare, [lens.zero(layer, what="mlp_out")], lambda logits:
+           np.log(softmax(logits[-1].astype(float))[417]))[0] for layer in range(6)]
+    whole = np.log(softmax(shakespeare.forward(shakespeare.encode(TEXT))[-1].astype(float))[417])
+    np.testing.assert_allclose(shown[:, 6], ffn - whole, atol=0.051)
 
 
 @pytest.mark.slow
 def test_the_logit_lens_shows_its_numbers(browser, shakespeare):
     result = lens.logit_lens(TEXT, shakespeare, 10)
+    browser.view("layers")
     shown = np.array(browser.numbers("#lens td .number")).reshape(21, 6)
     np.testing.assert_allclose(shown, result.probabilities[:, :, 0].T, atol=6e-4)
     assert browser.texts("#lens td > :first-child") == result.predictions[:, :, 0].T.ravel().tolist()
-    shown = np.array(browser.numbers("#lens-of-token td .number")).reshape(6, 10)
-    np.testing.assert_allclose(shown, result.probabilities[:, -1], atol=6e-4)
-    assert browser.texts("#lens-of-token td > :first-child") == result.predictions[:, -1].ravel().tolist()
+    for token in (20, 4):
+        browser.all(".chip")[token].click()
+        shown = np.array(browser.numbers("#lens-of-token td .number")).reshape(6, 10)
+        np.testing.assert_allclose(shown, result.probabilities[:, token], atol=6e-4)
+        assert browser.texts("#lens-of-token td > :first-child") == result.predictions[:, token].ravel().tolist()
+        assert f"(token {token})" in browser.text("#lens-of-token-title")
+
+
+@pytest.mark.slow
+def test_the_last_layer_and_the_chosen_token_are_in_sight_in_a_wide_and_long_table(open_page):
+    model = random_model(n_layer=12, n_head=2, n_ctx=100)._replace(encoder=Vocabulary(b"token%05d"))
+    browser = open_page(lens.page(list(range(1, 61)), model, k=2), width=390)
+    browser.view("layers")
+    for token in (59, 2, 40):
+        browser.all(".chip")[token].click()
+        box, row, last = browser.js("""[document.getElementById("lens-scroll"), document.querySelector("#lens .shown"),
+            document.querySelector("#lens .shown .last")].map((node) => node.getBoundingClientRect().toJSON())""")
+        assert box["top"] <= row["top"] and row["bottom"] <= box["bottom"] + 1
+        assert last["right"] <= box["right"] + 1
 
 
 @pytest.mark.slow
 def test_everything_works_with_the_keyboard(browser, shakespeare):
-    def focused():
-        return browser.js("[document.activeElement.id, document.activeElement.textContent.trim(), "
-                          "document.activeElement.getAttribute('aria-label')]")
-
     browser.press("TAB")  # the chosen token, the last one
-    assert focused()[1].startswith("First")
+    assert browser.focused()[1].startswith("First")
     browser.press("ARROW_LEFT", "ARROW_LEFT", "ARROW_RIGHT", "HOME", "ARROW_LEFT", "ARROW_DOWN")
-    assert focused()[1].startswith("·C")
-    assert browser.one("#surprisal [aria-checked=true]").text.startswith("·C")
-    assert "·C (token 1) looks most at" in browser.one("[role=status]").text
+    assert browser.focused()[1].startswith("·C")
+    assert browser.one("#strip [aria-checked=true]").text.startswith("·C")
+    browser.press("END", "TAB")  # the views
+    assert browser.focused()[1] == "Next token"
+    browser.press("ARROW_RIGHT")
+    assert browser.focused()[1] == "Attention" and browser.one("#attention").is_displayed()
     browser.press("TAB")  # the grid of heads
-    assert focused()[2] == "layer 1, head 5"
+    assert browser.focused()[2] == "layer 1, head 5"
     browser.press("ARROW_DOWN", "ARROW_LEFT")
-    assert focused()[2] == "layer 2, head 4"
-    assert browser.texts("#pattern-title .what") == ["Attention of layer 2, head 4"]
+    assert browser.focused()[2] == "layer 2, head 4"
+    assert browser.text("#pattern-title") == "Attention of layer 2, head 4"
     browser.press("END", "ARROW_RIGHT", "ARROW_DOWN")
-    assert focused()[2] == "layer 5, head 5"
-    browser.press("TAB", "TAB", "TAB")  # the two strips, the slider
-    assert focused()[0] == "temperature"
-    browser.press("TAB", "SPACE")
-    assert focused()[0] == "without" and "without it" in browser.one("#next-column").text
+    assert browser.focused()[2] == "layer 5, head 5"
+    browser.press("TAB", "ENTER")  # the opened weight
+    assert browser.one("#weight-body").is_displayed()
+    browser.js("document.getElementById('tab-attention').focus()")
+    browser.press("ARROW_LEFT", "TAB")
+    assert browser.focused()[0] == "temperature"
+    browser.press("TAB", "ARROW_DOWN", "END", "ARROW_LEFT", "SPACE")  # the grid of parts
+    assert browser.focused()[2] == "layer 5, head 5"
     assert browser.next_tokens() == at_end(lens.next_tokens(TEXT, shakespeare, hook=lens.zero(5, 5)))
-    browser.press("TAB", "ENTER")
-    assert browser.next_tokens() == at_end(lens.next_tokens(TEXT, shakespeare, hook=lens.zero(1, 5)))
-
-
-@pytest.mark.slow
-def test_every_control_and_picture_has_a_name(browser):
-    tree = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    named = ("radio", "radiogroup", "slider", "checkbox", "button", "img", "table", "region")
-    found = {(node["role"]["value"], node.get("name", {}).get("value", "")) for node in tree
-             if not node["ignored"] and node["role"]["value"] in named}
-    assert {role for role, _ in found} >= {"radio", "radiogroup", "slider", "checkbox", "button", "table"}
-    assert all(name.strip() for _, name in found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
-def test_nothing_is_cut_off_and_all_text_stands_out(open_page, shakespeare, scheme, width):
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_cut_off_and_everyone_can_use_it(open_page, shakespeare, scheme, width):
     browser = open_page(lens.page(MARKUP + "\n" + TEXT, shakespeare), scheme=scheme, width=width)
-    assert browser.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    least = browser.js("""(() => {
-        const light = (c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
-        const luminance = (css) => { const [r, g, b] = css.match(/[\\d.]+/g).map(Number).map(light);
-                                     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-        const background = (node) => { const css = getComputedStyle(node).backgroundColor;
-                                       return css === "rgba(0, 0, 0, 0)" ? background(node.parentElement) : css; };
-        let least = 21;
-        for (const node of document.querySelectorAll("body *")) {
-            const hasText = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
-            if (!hasText || !node.getClientRects().length) continue;
-            const [a, b] = [getComputedStyle(node).color, background(node)].map(luminance).sort((x, y) => y - x);
-            least = Math.min(least, (a + 0.05) / (b + 0.05));
-        }
-        return least;
-    })()""")
-    assert least >= 4.5  # WCAG AA
+    for view in ("next", "attention", "layers"):
+        browser.view(view)
+        assert browser.fits()
+        assert least_contrast(browser) >= 4.5  # WCAG AA
+        assert browser.violations() == []
     assert browser.js("Math.min(...[...document.querySelectorAll('body *')].map("
                       "(node) => parseFloat(getComputedStyle(node).fontSize)))") >= 12
 
 
 @pytest.mark.slow
+def test_cells_are_large_enough_for_a_finger(open_page):
+    model = random_model(n_layer=12, n_head=12, n_embd=48)._replace(encoder=Vocabulary(b"token%05d"))
+    browser = open_page(lens.page([1, 2, 3], model), width=390)
+    size = "[...document.querySelectorAll('%s button')].map((cell) => cell.getBoundingClientRect()).map((box) => " \
+           "Math.min(box.width, box.height))"
+    assert min(browser.js(size % "#parts")) >= 44
+    browser.view("attention")
+    assert min(browser.js(size % "#heads")) >= 44 and browser.fits()
+
+
+@pytest.mark.slow
 def test_the_colours_change_with_the_scheme_while_the_page_is_open(browser):
-    colours = "[...document.querySelectorAll('#looks .chip')].map((chip) => chip.style.backgroundColor)"
+    colours = "[...document.querySelectorAll('.chip')].map((chip) => chip.style.backgroundColor)"
     light = browser.js(colours)
     browser.media("dark")
     wait_for(lambda: browser.js(colours) != light)
@@ -504,9 +510,9 @@ def test_the_colours_change_with_the_scheme_while_the_page_is_open(browser):
 def test_the_page_works_inside_a_notebooks_frame(driver, tmp_path, page, shakespeare):
     file = tmp_path / "notebook.html"
     file.write_text(f"<!DOCTYPE html><meta charset='utf-8'>{page._repr_html_()}", encoding="utf-8")
-    browser = Browser(driver, file)
+    browser = Browser(driver, file.as_uri())
     driver.switch_to.frame(browser.one("iframe"))
-    browser.all("#effects button")[0].click()
+    browser.part("layer 1, head 5").click()
     assert browser.next_tokens() == at_end(lens.next_tokens(TEXT, shakespeare, hook=lens.zero(1, 5)))
     driver.switch_to.default_content()
     assert browser.warnings() == []

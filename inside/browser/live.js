@@ -1,0 +1,132 @@
+"use strict";
+// The live page's talk with its server. One request at a time; what is changed meanwhile waits, and the latest state is
+// what is asked next.
+
+const wanted = { ...state, text: null, steps: [] }; // what the user asked for last; `state` is what is shown
+let asking = false, waiting = false;
+const PAUSE = 1000; // ms between two attempts to reach a server that does not answer
+const REST = 300;   // ms without a change after which the hand rests
+
+const post = (name, body) => fetch(name, { method: "POST", body: JSON.stringify(body) });
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// What a request holds of a state.
+function request({ text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view, saliency,
+  opened }) {
+  return { text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view, saliency, opened };
+}
+
+async function ask(fields) {
+  Object.assign(wanted, fields);
+  waiting = true;
+  if (asking) return;
+  asking = true;
+  while (waiting) {
+    waiting = false;
+    const sent = { ...wanted, ids: wanted.ids ?? data.ids, temperature: state.temperature };
+    wanted.steps = []; // they are done once
+    const answer = await answerTo("see", request(sent));
+    if (answer === null) { // no server: once more, with what was changed meanwhile
+      wanted.steps = [...sent.steps, ...wanted.steps];
+      waiting = true;
+      await pause(PAUSE);
+    } else if (answer.error !== undefined) {
+      problem(answer.error);
+      if (!waiting) Object.assign(wanted, state, { text: null, ids: data.ids, steps: [] }); // the rest goes on
+    } else {
+      problem("");
+      take(answer, sent);
+    }
+  }
+  asking = false;
+}
+
+// What the server answers: its data, {error} where it refuses, null where it is not there.
+async function answerTo(name, body) {
+  const slow = setTimeout(() => document.body.classList.add("slow"), 500);
+  try {
+    const response = await post(name, body);
+    if (response.status === 403) {
+      problem("Another server answers at this address: open the address that it printed. What you typed stays here.");
+      return null;
+    }
+    const text = await response.text();
+    if (!response.ok) return { error: text };
+    return name === "see" ? JSON.parse(text) : { text };
+  } catch (error) {
+    problem("The server does not answer. What you typed stays here, and the page goes on when the server is back.");
+    return null;
+  } finally {
+    clearTimeout(slow);
+    document.body.classList.remove("slow");
+  }
+}
+
+function take(answer, sent) {
+  const { text, ids, steps, temperature, ...shown } = sent;
+  data = answer;
+  const newText = text !== null || steps.length > 0;
+  Object.assign(state, shown, { token: data.token, pointed: null });
+  if (wanted.text === text) { // nothing was typed meanwhile
+    wanted.text = null;
+    if (steps.length) byId("text").value = data.text;
+  }
+  wanted.ids = data.ids;
+  show();
+  if (newText) revealToken();
+  measureSoon();
+}
+
+// What takes many passes is measured when the hand rests; the server stops measuring when something else is asked.
+let resting;
+
+function measureSoon() {
+  clearTimeout(resting);
+  resting = setTimeout(async () => {
+    const shown = data, body = request({ ...wanted, ids: data.ids, text: null, steps: [] });
+    if (asking || document.hidden) return;
+    const response = await post("measure", body).catch(() => null);
+    const measured = response?.ok ? await response.json() : {};
+    if (shown !== data) return; // what was measured is no longer shown
+    Object.assign(data, measured);
+    if (measured.interrupted) measureSoon();
+    else show();
+  }, REST);
+}
+
+const step = (name) => ask({ steps: [...wanted.steps, name], token: null, key: null, patches: [] });
+
+function problem(text) {
+  byId("problem").textContent = text;
+  byId("problem").hidden = text === "";
+}
+
+async function savePage() {
+  byId("save").disabled = true;
+  const answer = await answerTo("save", request({ ...wanted, ids: data.ids, text: null, steps: [] }));
+  byId("save").disabled = false;
+  if (answer === null) return;
+  if (answer.error !== undefined) {
+    problem(answer.error);
+    return;
+  }
+  problem("");
+  const address = URL.createObjectURL(new Blob([answer.text], { type: "text/html" }));
+  element("a", { href: address, download: "page.html" }).click();
+  URL.revokeObjectURL(address);
+}
+
+function showLive() {
+  byId("count").textContent = `${nTokens()} of ${data.n_ctx} tokens`;
+  byId("back").disabled = data.text === "";
+}
+
+function startLive() {
+  Object.assign(wanted, state, { ids: data.ids });
+  byId("text").value = data.text;
+  byId("text").addEventListener("input", (event) =>
+    ask({ text: event.target.value, steps: [], token: null, key: null, patches: [] }));
+  for (const name of ["likeliest", "sample", "back"]) byId(name).addEventListener("click", () => step(name));
+  byId("save").addEventListener("click", savePage);
+  measureSoon();
+}

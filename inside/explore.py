@@ -1,0 +1,323 @@
+"""What the live page asks: one state of the page in, its numbers out.
+
+A state says which text, what is taken out or patched in, and what is being looked at. The passes made last are kept, so
+that a look at another token or head needs none.
+"""
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from generation.checks import check_ids, check_whole
+from generation.sampling import Sampling
+from gpt2 import gpt2, softmax
+from inside import page_data
+from inside.interventions import block_name, compose, patch, record, sweep
+from inside.logit_lens import unembed
+from inside.model import check_choice, check_model
+from inside.page import Page, page_of
+from inside.score import score
+from inside.tokens import one_token, pieces_of, tokens
+
+VIEWS = ("next", "attention", "layers", "patching")
+SMALL = 48  # a longer text's small patterns are drawn in this many rows, each the largest weights of several
+ROWS = 64  # tokens around the chosen one whose logit lens is computed
+MOST_RUNS = 300  # that `measure` makes: those of the 124M take some seconds
+STEPS = ("likeliest", "sample", "back")
+
+
+class Asked(NamedTuple):
+    """A state of the page, as the browser sends it; most fields are those of `state` in browser/data.js."""
+
+    text: str | None = None  # what was typed; or
+    ids: Sequence[int] = ()  # the tokens, where nothing was typed since
+    steps: Sequence[str | int] = ()  # then: STEPS, or the ids of tokens to append
+    temperature: float = 1
+    token: int | None = None  # the last one
+    head: Sequence[int] | None = None  # layer and head; the one where the token looks most decidedly
+    out: Sequence[int] = ()  # the parts that are taken out
+    other: str = ""  # the second text
+    patches: Sequence[Sequence[int]] = ()  # (layer, token), where its stream goes in
+    answer: str | int | None = None
+    wrong: str | int | None = None
+    view: str = "next"
+    saliency: bool = False
+    opened: bool = False  # is an attention weight opened?
+
+
+class Changes(NamedTuple):
+    """What is changed in a pass: parts taken out, and places whose stream comes from a pass over another text."""
+
+    out: tuple[int, ...] = ()
+    other: tuple[int, ...] = ()
+    patches: tuple[tuple[int, int], ...] = ()
+
+
+class Interrupted(Exception):
+    """Something else is asked meanwhile."""
+
+
+class Explorer:
+    """A model, and the passes over the texts looked at last.
+
+    Args:
+        model: as in `tokens`, with a tokenizer.
+        k: how many tokens to list as the likeliest.
+        rng: a np.random.Generator, which samples.
+    """
+
+    def __init__(self, model, k: int = 10, rng: np.random.Generator | None = None):
+        self.model = self.encoder, self.hparams, self.params = check_model(model)
+        self.k = min(k, self.hparams["n_vocab"])
+        self.rng = np.random.default_rng() if rng is None else rng
+        self.passed = functools.lru_cache(maxsize=6)(self._pass)
+        self.log_probs = functools.lru_cache(maxsize=6)(self._log_probs)
+
+    def see(self, asked: dict) -> dict:
+        """What the page shows in a state, a dict of `Asked`.
+
+        Raises:
+            TypeError, ValueError: the state is not as described, or the text is too long. What is wrong with the second
+                text or the answer is part of what is returned.
+        """
+        state, ids, changes = self._read(asked)
+        token = state.token
+        before, after = self.logits(ids, Changes(), token), self.logits(ids, changes, token)
+        top = {*page_data.likeliest(before, self.k), *page_data.likeliest(after, self.k)}
+        data = page_data.about_model(self.model, self.k)
+        data |= page_data.about_text(ids, self.model, self.log_probs(ids, changes))
+        data |= {"live": True, "token": token, "head": state.head, "text": self._text(ids),
+                 "changes": self.in_words(changes),
+                 "next": {token: {"whole": page_data.run(before, top), "now": page_data.run(after, top)}}}
+        if state.view == "attention":
+            data |= self._attention(ids, changes, state)
+        elif state.view == "layers":
+            data["lens"] = self._lens(ids, changes, token)
+        elif state.view == "patching" and state.other:
+            data["patching"] = self._patching(state, ids, changes)
+        return data | {"pieces": page_data.pieces(page_data.ids_in(data), self.encoder)}
+
+    def measure(self, asked: dict, interrupted: Callable[[], bool] = lambda: False) -> dict:
+        """What takes many passes: the effect of each part that could be taken out or, in the view of patching, of each
+        place that could be patched. Nothing where it would take too long.
+
+        Args:
+            asked: as in `see`.
+            interrupted: says whether to raise Interrupted, between two passes.
+        """
+        state, ids, changes = self._read(asked)
+        n_layer, n_head = self.hparams["n_layer"], self.hparams["n_head"]
+
+        def metrics(interventions, hook, metric):
+            def interruptible(logits):
+                if interrupted():
+                    raise Interrupted
+                return metric(logits[0])
+
+            return sweep(ids, self.model, interventions, interruptible, n_logits=len(ids) - state.token, hook=hook)
+
+        if state.view == "next" and n_layer * (n_head + 1) <= MOST_RUNS:
+            now = self.logits(ids, changes, state.token)
+            answer = int(np.argmax(now))
+            found = metrics([page_data.part_taken_out(part, n_head) for part in range(n_layer * (n_head + 1))],
+                            self._hook(changes), lambda logits: page_data.log_prob(logits, answer))
+            return {"effects": {"token": state.token, "answer": answer,
+                                "log_probs": page_data.rounded(found - page_data.log_prob(now, answer), 3)}}
+        if state.view == "patching" and state.other and n_layer * len(ids) <= MOST_RUNS:
+            texts = self._patching(state, ids, changes)
+            if texts.get("error") or texts["clean"] == texts["corrupted"]:
+                return {}
+            plain = Changes(changes.out)
+            source = self.passed(self._ids(state.other), plain)
+            names = [block_name(layer, "resid_pre") for layer in range(n_layer)]
+            found = metrics([patch(name, source[name], positions=at) for name in names for at in range(len(ids))],
+                            self._hook(plain), lambda logits: difference(logits, texts["answer"], texts["wrong"]))
+            fractions = (found - texts["corrupted"]) / (texts["clean"] - texts["corrupted"])
+            return {"places": page_data.rounded(fractions.reshape(n_layer, -1), 3)}
+        return {}
+
+    def page(self, asked: dict) -> Page:
+        """The page to save: all that is in a file, of the state's text with its changes."""
+        state, ids, changes = self._read(asked)
+        return page_of(page_data.whole_page(ids, self.model, self.k, self._hook(changes), state.token, state.head,
+                                  self.in_words(changes)))
+
+    # --- reading a state ---
+
+    def _read(self, asked):
+        """(Asked, ids, Changes), checked; the token is a number."""
+        try:
+            state = Asked(**asked)
+        except TypeError:
+            raise TypeError(f"a state has the fields {', '.join(Asked._fields)}") from None
+        n_layer, n_head, n_vocab = (self.hparams[name] for name in ("n_layer", "n_head", "n_vocab"))
+        check_choice("view", state.view, VIEWS)
+        if state.head is not None:
+            for value, high in zip(state.head, (n_layer - 1, n_head - 1), strict=True):
+                check_whole("head", value, 0, high, "the last one")
+        for part in state.out:
+            check_whole("out", part, 0, n_layer * (n_head + 1) - 1, "the last part")
+        out = tuple(sorted(set(state.out)))
+        ids = self._ids(state.ids if state.text is None else state.text)
+        other = self._ids(state.other) if state.other else ()
+        for step in state.steps:
+            ids = self._stepped(ids, step, state.temperature, Changes(out))
+        token = len(ids) - 1 if state.token is None else min(state.token, len(ids) - 1)
+        check_whole("token", token, 0, len(ids) - 1, "the last token")
+        patches = tuple(sorted({(layer, at) for layer, at in state.patches})) if len(other) == len(ids) else ()
+        for layer, at in patches:
+            check_whole("layer", layer, 0, n_layer - 1, "the last layer")
+            check_whole("token", at, 0, len(ids) - 1, "the last token")
+        changes = Changes(out, other if patches else (), patches)
+        head = self._decided_head(ids, changes, token) if state.head is None else tuple(state.head)
+        return state._replace(token=token, head=head), ids, changes
+
+    def _decided_head(self, ids, changes, token):
+        """The head in which a token looks most at a single one, beside itself and the first, where idle heads look."""
+        patterns = [self.passed(ids, changes)[block_name(layer, "attn.pattern")]
+                    for layer in range(self.hparams["n_layer"])]
+        row = min(token, patterns[0].shape[1] - 1)
+        most = np.array([pattern[:, row, 1:row].max(axis=-1, initial=0) for pattern in patterns])  # [n_layer, n_head]
+        layer, head = np.unravel_index(np.argmax(most), most.shape)
+        return int(layer), int(head)
+
+    def _ids(self, text):
+        """Ids as a tuple, no more than fit into the context."""
+        n_ctx = self.hparams["n_ctx"]
+        too_long = "the text has {} tokens, but the model's context holds {}: shorten it"
+        if isinstance(text, str) and len(text) > n_ctx * self.encoder.max_token_bytes:  # not even worth encoding
+            raise ValueError(too_long.format(f"more than {n_ctx}", n_ctx))
+        ids = tokens(text, self.model).ids.tolist()
+        if len(ids) > n_ctx:
+            raise ValueError(too_long.format(len(ids), n_ctx))
+        return tuple(ids)
+
+    def _stepped(self, ids, step, temperature, changes):
+        """The ids after a step."""
+        start = self.encoder.new_text()
+        if step == "back":
+            return ids[:-1] or tuple(start)
+        if len(ids) == self.hparams["n_ctx"]:
+            raise ValueError(f"the text fills the model's context of {len(ids)} tokens: step back")
+        if step in ("likeliest", "sample"):
+            sampling = Sampling(temperature=temperature if step == "sample" else 0)
+            return (*ids, int(sampling.choose(self.logits(ids, changes, len(ids) - 1), self.rng)))
+        return (*ids, *check_ids([step], self.hparams["n_vocab"]).tolist())
+
+    def _text(self, ids):
+        """The text of some ids as one would type it: without the <|endoftext|> that begins a new one."""
+        start = self.encoder.new_text()
+        return self.encoder.decode(ids[1:] if list(ids[:1]) == start else ids)
+
+    def in_words(self, changes: Changes) -> str:
+        """What is changed: "without layer 1, head 5"."""
+        n_head = self.hparams["n_head"]
+        parts = [divmod(part, n_head + 1) for part in changes.out]
+        names = [f"layer {layer}, " + (f"head {of}" if of < n_head else "feed-forward network") for layer, of in parts]
+        said = ["without " + "; ".join(names)] if names else []
+        if changes.patches:
+            said.append("patched at " + "; ".join(f"layer {layer}, token {at}" for layer, at in changes.patches))
+        return ", ".join(said)
+
+    # --- passes ---
+
+    def _hook(self, changes, shift=0):
+        """The hook that makes the changes; with shift=1 in a pass over <|endoftext|> and all tokens but the last."""
+        hooks = [page_data.part_taken_out(part, self.hparams["n_head"]) for part in changes.out]
+        if changes.patches:
+            other = (*self.encoder.new_text(), *changes.other[:-1]) if shift else changes.other
+            source = self.passed(other, Changes(changes.out))
+            for layer, at in changes.patches:
+                if at + shift < len(other):
+                    name = block_name(layer, "resid_pre")
+                    hooks.append(patch(name, source[name], positions=at + shift))
+        return compose(*hooks)
+
+    def _pass(self, ids, changes):
+        """What the page needs of a pass: a `record` of the stream, and of the small patterns of all heads."""
+        seen = record(["blocks.*.resid_pre", "blocks.*.resid_post"])
+
+        def keep_small(name, x):
+            if name.endswith("attn.pattern"):
+                seen[name] = small(x)
+
+        gpt2(ids, **self.params, n_head=self.hparams["n_head"], n_logits=1,
+             hook=compose(self._hook(changes), keep_small, seen))
+        return seen
+
+    def _log_probs(self, ids, changes):
+        return score(ids, self.model, hook=self._hook(changes, shift=1)).log_probs
+
+    def logits(self, ids: Sequence[int], changes: Changes, token: int) -> np.ndarray:
+        """The logits [n_vocab] of what follows a token."""
+        last = self.passed(tuple(ids), changes)[block_name(self.hparams["n_layer"] - 1, "resid_post")]
+        return unembed(last[token : token + 1], self.params)[0]
+
+    # --- what the views show ---
+
+    def _attention(self, ids, changes, state):
+        seen, n = self.passed(ids, changes), len(ids)
+        layers = range(self.hparams["n_layer"])
+        patterns = [seen[block_name(layer, "attn.pattern")] for layer in layers]
+        layer, head = state.head
+        data: dict[str, Any] = {}
+        q, k, v = page_data.head_inputs(seen[block_name(layer, "resid_pre")], self.params["blocks"][layer],
+                              self.hparams["n_head"], head)
+        if n <= SMALL:
+            data["attention"] = [page_data.triangles(each) for each in patterns]
+        else:
+            data["small"] = [page_data.triangles(each) for each in patterns]
+            pattern = page_data.triangles(page_data.pattern_of(q, k)[None])
+            data["attention"] = [[]] * layer + [[[]] * head + pattern]
+        if state.opened:
+            data["opened"] = page_data.opened(state.head, q, k, v)
+        return data
+
+    def _lens(self, ids, changes, token):
+        """The logit lens of the tokens around the chosen one: the likeliest, and for the chosen one the k likeliest."""
+        seen = self.passed(ids, changes)
+        first = max(0, min(token - ROWS // 2, len(ids) - ROWS))
+        found, probabilities = [], []
+        for layer in range(self.hparams["n_layer"]):
+            logits = unembed(seen[block_name(layer, "resid_post")][first : first + ROWS], self.params)
+            p = softmax(logits)
+            best = [[i] for i in p.argmax(axis=-1).tolist()]
+            best[token - first] = page_data.likeliest(logits[token - first], self.k)
+            found.append(best)
+            probabilities.append([page_data.rounded(row[of], 4) for row, of in zip(p, best)])
+        return {"first": first, "ids": found, "probabilities": probabilities}
+
+    def _patching(self, state, ids, changes):
+        """The second text, and how far what is patched in brings its answer back; as `patching`."""
+        other = self._ids(state.other)
+        data = {"tokens": pieces_of(other, self.encoder)}
+        if len(other) != len(ids):
+            return data | {"error": f"the second text has {len(other)} tokens, the first one {len(ids)}: each token "
+                                    "needs its counterpart, so change the texts until they have as many"}
+        plain = Changes(changes.out)
+        runs = [self.logits(one, how, state.token) for one, how in ((other, plain), (ids, plain), (ids, changes))]
+        try:
+            answer = int(np.argmax(runs[0])) if state.answer is None else one_token(state.answer, self.model, "answer")
+            wrong = int(np.argmax(runs[1])) if state.wrong is None else one_token(state.wrong, self.model, "wrong")
+        except ValueError as error:
+            return data | {"error": str(error)}
+        clean, corrupted, now = (difference(logits, answer, wrong) for logits in runs)
+        return data | {"answer": answer, "wrong": wrong, "clean": clean, "corrupted": corrupted, "now": now}
+
+
+def difference(logits: np.ndarray, answer: int, wrong: int) -> float:
+    """The answer's logit minus the wrong one's; the answer's alone where both are the same token."""
+    return float(logits[answer]) - (float(logits[wrong]) if wrong != answer else 0)
+
+
+def small(pattern: np.ndarray) -> np.ndarray:
+    """A layer's pattern [n_head, n_seq, n_seq] in at most SMALL rows and columns, each the largest of several."""
+    n_head, n, _ = pattern.shape
+    if n <= SMALL:
+        return pattern
+    step = -(-n // SMALL)
+    n_rows = -(-n // step)
+    padded = np.zeros((n_head, n_rows * step, n_rows * step), pattern.dtype)
+    padded[:, :n, :n] = pattern
+    return padded.reshape(n_head, n_rows, step, n_rows, step).max(axis=(2, 4))
