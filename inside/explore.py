@@ -53,6 +53,10 @@ class Changes(NamedTuple):
     other: tuple[int, ...] = ()
     patches: tuple[tuple[int, int], ...] = ()
 
+    def before(self, end: int) -> "Changes":
+        """Those in a pass over the tokens before `end` alone."""
+        return Changes(self.out, self.other[:end], tuple((layer, at) for layer, at in self.patches if at < end))
+
 
 class Interrupted(Exception):
     """Something else is asked meanwhile."""
@@ -90,7 +94,9 @@ class Explorer:
         data |= {"live": True, "token": token, "head": state.head, "text": self._text(ids),
                  "changes": self.in_words(changes),
                  "next": {token: {"whole": page_data.run(before, top), "now": page_data.run(after, top)}}}
-        if state.view == "attention":
+        if state.view == "next" and state.saliency:
+            data["saliency"] = page_data.about_saliency(ids, self.model, token, self._hook(changes.before(token + 1)))
+        elif state.view == "attention":
             data |= self._attention(ids, changes, state)
         elif state.view == "layers":
             data["lens"] = self._lens(ids, changes, token)
@@ -163,7 +169,7 @@ class Explorer:
         other = self._ids(state.other) if state.other else ()
         for step in state.steps:
             ids = self._stepped(ids, step, state.temperature, Changes(out))
-        token = len(ids) - 1 if state.token is None else min(state.token, len(ids) - 1)
+        token = len(ids) - 1 if state.token is None else state.token
         check_whole("token", token, 0, len(ids) - 1, "the last token")
         patches = tuple(sorted({(layer, at) for layer, at in state.patches})) if len(other) == len(ids) else ()
         for layer, at in patches:

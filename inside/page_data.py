@@ -12,6 +12,7 @@ from gpt2 import causal_mask, gpt2, layer_norm, linear, softmax
 from inside.interventions import Intervention, compose, record, sweep, zero
 from inside.logit_lens import logit_lens
 from inside.model import check_model, model_name
+from inside.saliency import saliency
 from inside.score import score
 from inside.tokens import pieces_of, quote
 
@@ -55,6 +56,7 @@ def whole_page(ids: Sequence[int], model, k: int, hook=None, token: int | None =
         "lens": {"first": 0, "ids": lens.ids.tolist(), "probabilities": rounded(lens.probabilities, 4)},
         "next": {i: {"whole": run(logits, of)} for i, (logits, of) in enumerate(zip(seen["logits"], listed))},
         "without": {"token": token, "runs": [run(logits, of) for logits, of in zip(without, in_runs)]},
+        "saliency": about_saliency(ids, model, token, hook),
         "effects": {"token": token, "answer": answer, "log_probs": rounded(effects, 3)},
     }
     inputs = head_inputs(seen[f"blocks.{head[0]}.resid_pre"], params["blocks"][head[0]], n_head, head[1])
@@ -74,6 +76,12 @@ def about_text(ids: Sequence[int], model, log_probs: np.ndarray) -> dict:
     ids = np.asarray(ids).tolist()
     return {"quote": quote(ids, model[0]), "ids": ids, "tokens": pieces_of(ids, model[0]),
             "surprisal": rounded(-log_probs / math.log(2), 3)}
+
+
+def about_saliency(ids: Sequence[int], model, token: int, hook) -> dict:
+    """What each token up to the chosen one does for what is likeliest after it. The hook fits a pass up to there."""
+    found = saliency(ids, model, position=token, hook=hook)
+    return {"token": token, "answer": found.answer, "values": rounded(found.values, 4)}
 
 
 def pieces(ids: Iterable[int], encoder) -> dict[int, str]:

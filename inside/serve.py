@@ -167,11 +167,11 @@ def show_serve(text: str = TEXT, *, port: int = PORT, browser: bool = True, mode
     with argument_errors():
         explorer.see({"text": text})  # a text that is too long is refused here
     with Server(explorer, text, port, token) as server:
-        if server.server_port != port:
-            notice(f"port {port} is taken: using {server.server_port}")
-        opened = browser and open_browser(server.address)
-        notice(f"the page is {'open in a browser' if opened else 'ready'} at {server.address} (Ctrl-C ends it)")
         try:
+            if server.server_port != port:
+                notice(f"port {port} is taken: using {server.server_port}")
+            opened = browser and open_browser(server.address)
+            notice(f"the page is {'open in a browser' if opened else 'ready'} at {server.address} (Ctrl-C ends it)")
             server.serve_forever(poll_interval=0.1)
         except KeyboardInterrupt:
-            notice("\nthe page has ended; pages that were saved still work")
+            notice("the page has ended; what was saved of it stays")

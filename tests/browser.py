@@ -49,6 +49,11 @@ class Browser:
         self.js("arguments[0].scrollIntoView({block: 'center'})", element)
         ActionChains(self.driver, duration=0).move_to_element(element).perform()
 
+    def click(self, element):
+        """Click an element where the bar of tokens does not lie over it."""
+        self.js("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
     def press(self, *keys):
         """Press keys where the focus is: characters, or names as in selenium's Keys."""
         from selenium.webdriver import ActionChains, Keys

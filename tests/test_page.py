@@ -344,7 +344,7 @@ def test_a_head_of_the_grid_is_shown_when_clicked(browser, shakespeare):
 def test_a_weight_opens_to_the_numbers_it_is_made_of(browser, shakespeare):
     seen = lens.record("blocks.1.attn.*")
     ids = shakespeare.encode(TEXT)
-    shakespeare.forward(ids, hook=seen)
+    shakespeare.logits(ids, hook=seen)
     q, k, v = (seen[f"blocks.1.attn.{name}"][:, 5] for name in "qkv")
     pattern = seen["blocks.1.attn.pattern"][5]
     browser.view("attention")
@@ -361,7 +361,7 @@ def test_a_weight_opens_to_the_numbers_it_is_made_of(browser, shakespeare):
     assert f"{np.linalg.norm(v[2]):.2f} long" in says["v"]
     assert f"{np.linalg.norm(pattern[16, 2] * v[2]):.2f} long" in says["weight · v"]
     assert f"{np.linalg.norm(seen['blocks.1.attn.z'][16, 5]):.2f} long" in says["output"]
-    browser.one("#heads [aria-label='layer 0, head 0']").click()
+    browser.click(browser.one("#heads [aria-label='layer 0, head 0']"))
     assert "lens.py serve" in browser.text("#weight-body")  # the file has one head's
 
 
@@ -412,7 +412,7 @@ def test_the_grid_of_parts_has_the_numbers_of_ablation(browser, shakespeare):
     np.testing.assert_allclose(shown[:, :6], lens.ablation(TEXT, shakespeare, " C").change, atol=0.051)
     ffn = [lens.sweep(shakespeare.encode(TEXT), shakespeare, [lens.zero(layer, what="mlp_out")], lambda logits:
            np.log(softmax(logits[-1].astype(float))[417]))[0] for layer in range(6)]
-    whole = np.log(softmax(shakespeare.forward(shakespeare.encode(TEXT))[-1].astype(float))[417])
+    whole = np.log(softmax(shakespeare.logits(shakespeare.encode(TEXT))[-1].astype(float))[417])
     np.testing.assert_allclose(shown[:, 6], ffn - whole, atol=0.051)
 
 

@@ -37,6 +37,8 @@ function showNext() {
   table.querySelectorAll(".adding").forEach((cell) => { cell.hidden = !data.live || !isLast(); });
   byId("next-column").textContent = changed ? "now" : "probability";
   say(byId("next-title"), "What comes after ", token(state.token), isLast() ? ", at the end of the text" : "");
+  byId("saliency").checked = state.saliency;
+  byId("saliency").disabled = !data.live && data.saliency.token !== state.token;
   byId("temperature-value").textContent = state.temperature.toFixed(2);
   showParts();
 }
@@ -92,6 +94,7 @@ function listenToNext() {
     state.temperature = data.temperatures.reduce((a, b) => (distance(b) < distance(a) ? b : a));
     show();
   });
+  byId("saliency").addEventListener("change", (event) => change({ saliency: event.target.checked }));
   byId("next-table").addEventListener("click", (event) => {
     if (event.target.closest("button")) step(Number(event.target.closest("tr").dataset.id));
   });

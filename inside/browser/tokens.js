@@ -31,14 +31,27 @@ function looks() {
     least: "0%", most: "100%", values: weights.map(shade), labels: weights.map((weight) => percent(weight)) };
 }
 
+function saliencies() {
+  const { token: after, answer, values } = data.saliency, most = Math.max(...values.map(Math.abs));
+  const known = data.tokens.map((_, i) => values[i] ?? null); // what comes later does nothing
+  return { says: ["What each token does for the logit of ", piece(answer), " after ", token(after)], least: "0",
+    most: `±${most.toFixed(2)}`, values: known.map((value) => (value === null ? null : Math.abs(value) / most)),
+    labels: known.map((value) => (value === null ? "" : signed(value))) };
+}
+
+function stripOf(view) {
+  if (view === "attention") return looks();
+  return view === "next" && state.saliency && data.saliency?.token === state.token ? saliencies() : surprisals();
+}
+
 function showStrip() {
   buildStrip();
-  const { says, least, most, values, labels } = state.view === "attention" ? looks() : surprisals();
+  const { says, least, most, values, labels } = stripOf(state.view);
   const chips = [...byId("strip").querySelectorAll(".chip")];
   choose(chips, state.token);
   chips.forEach((chip, i) => {
     chip.classList.toggle("shown", i === shownToken());
-    chip.lastChild.textContent = labels[i];
+    chip.lastChild.textContent = labels[i] || "\u00a0"; // a space that keeps the line's height
     paint(chip, values[i]);
   });
   say(byId("strip-says"), ...says);

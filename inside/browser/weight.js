@@ -43,7 +43,8 @@ function showWeight() {
   keys.addEventListener("change", () => { state.key = Number(keys.value); show(); byId("key").focus(); });
   body.replaceChildren(
     element("p", {}, element("label", {}, `How much ${tokenName(query)} looks at `, keys)),
-    element("div", { class: "scroll" }, element("table", { class: "opened", "aria-label": "From query and key to what the head takes" }, element("tbody", {},
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The weight, step by step" },
+      element("table", { class: "opened", "aria-label": "From query and key to what the head takes" }, element("tbody", {},
       row("q", [vector("query", q)], `the query of ${tokenName(query)}: what it looks for`),
       row("k", [vector("key", k)], `the key of ${tokenName(key)}: what it has to find`),
       row("q · k", [vector("products", q.map((x, i) => x * k[i]))], `their products; the sum is ${dot(q, k).toFixed(2)}`),
