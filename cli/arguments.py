@@ -147,7 +147,8 @@ def _types(function):
 
 def _separated(arguments, kinds, letters):
     """The options that are given, a dict {name: text}, and the other arguments, a list."""
-    given, texts, rest = {}, [], list(arguments)
+    given: dict[str, str] = {}
+    texts, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
         match = OPTION.fullmatch(argument)

@@ -7,13 +7,13 @@ The first 90% of the text are trained on, the last 10% held out. Every hundred s
 `training/` beside this script, and a run that was cut goes on from there. The forward pass is TensorFlow's
 own arithmetic, the weights are drawn as GPT-2's were, and the variables bear the names of OpenAI's graph.
 """
-import argparse
 import json
 import math
 import os
 import time
 from pathlib import Path
 
+import fire
 import numpy as np
 import tensorflow as tf
 
@@ -211,8 +211,4 @@ def train(corpus, steps=3500, seed=0):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=train.__doc__)
-    parser.add_argument("corpus")
-    parser.add_argument("--steps", type=int, default=3500)
-    parser.add_argument("--seed", type=int, default=0)
-    train(**vars(parser.parse_args()))
+    fire.Fire(train)
