@@ -320,7 +320,10 @@ def load_hparams(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
     model_dir = Path(model_dir)
     if hugging_face.is_folder_of(model_dir):
         return hugging_face.load_hparams(model_dir)
-    return read_hparams(model_dir / "hparams.json")
+    try:
+        return read_hparams(model_dir / "hparams.json")
+    except ValueError as error:
+        raise ValueError(f"{model_dir / 'hparams.json'}: {error}") from None
 
 
 # --- the weights --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from generation.sampling import Sampling
 from many_texts.batches import generate_batch, log_probs
 from many_texts.cluster import reporter
 from many_texts.journal import Result
+from model_files import hugging_face
 from model_files import tf_checkpoint as checkpoint
 from utils import find_model, load_encoder_hparams_and_params, missing_files
 
@@ -35,16 +36,30 @@ def dask_setup(worker) -> None:
 def fingerprint(model_size: str, models_dir: str | None) -> str:
     """16 hex digits that differ where the model does. FileNotFoundError where this machine does not have it.
 
-    Workers do not download: many would do so at once. The index of a checkpoint holds a checksum of every tensor.
+    Workers do not download: many would do so at once. The index of a checkpoint holds a checksum of every tensor;
+    safetensors files have none and are read as a whole.
     """
     folder = find_model(model_size, models_dir).absolute()
     missing = missing_files(folder)
     if missing:
         raise FileNotFoundError(f"{socket.gethostname()} does not have the model {model_size!r}: {missing[0]} is "
                                 "missing. Copy the model there, or say with --models_dir where the workers have it")
-    index = checkpoint.index_file(checkpoint.latest_checkpoint(folder))
-    files = [index, *(folder / name for name in ("hparams.json", "encoder.json", "vocab.bpe"))]
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+    if hugging_face.is_folder_of(folder):
+        files = hugging_face.files(folder)
+    else:
+        index = checkpoint.index_file(checkpoint.latest_checkpoint(folder))
+        files = [index, *(folder / name for name in ("hparams.json", "encoder.json", "vocab.bpe"))]
+    return hashlib.sha256(b"".join(sha256(path, path.stat().st_mtime_ns) for path in files)).hexdigest()[:16]
+
+
+@functools.lru_cache
+def sha256(path, mtime_ns):
+    """The SHA-256 of a file of gigabytes, once as long as it stays as it is."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(2**20):
+            digest.update(data)
+    return digest.digest()
 
 
 @functools.lru_cache(maxsize=1)

@@ -121,11 +121,14 @@ def load_hparams(folder: Path) -> dict[str, Any]:
     for name, aliases in SIZES.items():
         found = [alias for alias in aliases if alias in config]
         if not found:
-            raise ValueError(f"{path} has no {aliases[0]}")
+            raise ValueError(f"{path}: it has no {aliases[0]}")
         hparams[name] = config[found[0]]
     if config.get("n_inner") is not None:
         hparams["n_inner"] = config["n_inner"]
-    return check_sizes(hparams, path)
+    try:
+        return check_sizes(hparams)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 # --- the tokenizer ------------------------------------------------------------------------------
@@ -292,6 +295,11 @@ def weight_files(folder: Path) -> list[Path]:
         if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\0]+\.safetensors", name):
             raise ValueError(f"{index}: weight_map names {_short(name)}, which is no .safetensors file in this folder")
     return [folder / name for name in sorted(set(names.values()))]
+
+
+def files(folder: Path) -> list[Path]:
+    """All files of the model that are read."""
+    return [path for path in (folder / name for name in SMALL_FILES) if path.is_file()] + weight_files(folder)
 
 
 def fingerprint(folder: Path) -> bytes:

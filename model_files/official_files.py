@@ -16,26 +16,26 @@ def check_checkpoint(path: Path) -> None:
 
 
 def read_hparams(path: Path) -> dict[str, Any]:
-    """The sizes in an hparams.json, checked, and whatever else it has. ValueError as `check_sizes`."""
+    """The sizes in an hparams.json, checked, and whatever else it has. ValueError (without the path) if it is wrong."""
     try:
         hparams = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): download it again") from None
+        raise ValueError(f"it is not JSON ({error})") from None
     if not isinstance(hparams, dict):
-        raise ValueError(f"{path} must hold an object with the model's sizes, not {type(hparams).__name__}")
-    return check_sizes(hparams, path)
+        raise ValueError(f"it must be an object with the model's sizes, not a {type(hparams).__name__}")
+    return check_sizes(hparams)
 
 
-def check_sizes(hparams: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`hparams`, the sizes that the file `path` states; ValueError if one is missing or out of range."""
+def check_sizes(hparams: dict[str, Any]) -> dict[str, Any]:
+    """`hparams` itself; ValueError if a size is missing or out of range."""
     limits = dict(zip(HPARAMS, (10**7, 10**7, 10**6, 10**4, 10**3)))
     for name, high in [*limits.items(), *([("n_inner", 10**7)] if "n_inner" in hparams else [])]:
         if name not in hparams:
-            raise ValueError(f"{path} has no {name}")
+            raise ValueError(f"it has no {name}")
         if type(hparams[name]) is not int or not 1 <= hparams[name] <= high:
-            raise ValueError(f"{path}: {name} must be a whole number from 1 to {high}, not {hparams[name]!r}")
+            raise ValueError(f"{name} must be a whole number from 1 to {high}, not {hparams[name]!r}")
     if hparams["n_embd"] % hparams["n_head"]:
-        raise ValueError(f"{path}: n_embd = {hparams['n_embd']} is not divisible by n_head = {hparams['n_head']}")
+        raise ValueError(f"n_embd = {hparams['n_embd']} is not divisible by n_head = {hparams['n_head']}")
     return hparams
 
 

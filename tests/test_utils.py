@@ -241,9 +241,9 @@ def test_a_fine_tuned_models_own_checkpoint_name(folder):
 
 
 @pytest.mark.parametrize("hparams, message", [
-    ("{", "hparams.json is not JSON"),
-    ("[" * 100_000, "hparams.json is not JSON"),
-    ("[]", "must hold an object"),
+    ("{", "hparams.json: it is not JSON"),
+    ("[" * 100_000, "hparams.json: it is not JSON"),
+    ("[]", "hparams.json: it must be an object"),
     ({**SIZES, "n_embd": 9}, "n_embd = 9 is not divisible by n_head = 2"),
     ({**SIZES, "n_head": 0}, "n_head must be a whole number from 1 to .*, not 0"),
     ({**SIZES, "n_ctx": -16}, "n_ctx must be .* not -16"),
@@ -251,7 +251,7 @@ def test_a_fine_tuned_models_own_checkpoint_name(folder):
     ({**SIZES, "n_layer": 10**12}, "n_layer must be a whole number from 1 to 1000, not 1000000000000"),
     ({**SIZES, "n_vocab": 2.0}, "n_vocab must be .* not 2.0"),
     ({**SIZES, "n_vocab": True}, "n_vocab must be .* not True"),
-    ({key: value for key, value in SIZES.items() if key != "n_ctx"}, "hparams.json has no n_ctx"),
+    ({key: value for key, value in SIZES.items() if key != "n_ctx"}, "hparams.json: it has no n_ctx"),
     ({**SIZES, "n_vocab": 1025}, "encoder.json has 1024 tokens, but hparams.json says n_vocab = 1025"),
     ({**SIZES, "n_layer": 3}, "has no tensor model/h2/attn/c_attn/w"),
     ({**SIZES, "n_layer": 1}, r"has the tensor model/h1/attn/c_attn/b and 11 more, .* is n_layer too small\?"),
