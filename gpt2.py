@@ -32,8 +32,8 @@ import numpy as np
 
 from backend.attention import cached_mask, head_by_head
 from backend.chunks import in_chunks, wanted_rows_only
+from backend.passes import on_the_cores
 from backend.products import matmul
-from backend.threads import on_the_cores
 from generation.checks import check_command, check_generation, checked_pass
 from generation.hooks import Hook, no_hook, with_results, within
 from generation.kv_cache import KVCache, no_cache, text_by_text

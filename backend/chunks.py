@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from backend.threads import MIN_CHUNK_ROWS, min_rows_for_chunks, n_threads, share
+from backend.team import n_threads, share
 from generation.hooks import no_hook
 from generation.kv_cache import LayerCache, SideBySide, no_cache
 
+MIN_CHUNK_ROWS = 64  # fewer multiply slowly
 MAX_CHUNK_ROWS = 256  # more need more memory
 MAX_CHUNK_ROWS_OF_ONE_THREAD = 128  # it has the processor's cache to itself
+MAX_ROWS_IN_ONE = 256  # from so many rows on, chunks are faster, with any number of threads
 
 
 def in_chunks(layers: Callable) -> Callable:
@@ -45,6 +47,11 @@ def number_of_chunks(n_seq: int, n_threads: int) -> int:
     return min(n_threads * -(-n_seq // (n_threads * MAX_CHUNK_ROWS)), n_seq // MIN_CHUNK_ROWS)
 
 
+def min_rows_for_chunks(n_threads: int) -> int:
+    """From how many rows on a pass goes in chunks: with two threads 128 do, with four 256."""
+    return min(n_threads * MIN_CHUNK_ROWS, MAX_ROWS_IN_ONE)
+
+
 def chunk_by_chunk(go: Callable[..., np.ndarray], x: np.ndarray, caches: list[LayerCache], n_wanted: int,
                    n_chunks: int) -> np.ndarray:
     """The last n_wanted rows of x [n_seq, n_embd] after all layers, go(rows, caches, n_wanted) for each chunk."""
@@ -61,13 +68,13 @@ def chunk_by_chunk(go: Callable[..., np.ndarray], x: np.ndarray, caches: list[La
         except Stopped:
             pass
         except BaseException:
-            progress.stop()
+            progress.stopped = True
             raise
 
     try:
         share(run_chunk, range(n_chunks))
     finally:
-        progress.stop()  # for those who still wait after an error or Ctrl-C
+        progress.stopped = True  # for those who still wait after an error or Ctrl-C
     for layer in caches:
         layer.length += n_seq
     return np.concatenate(outputs)  # [n_wanted, n_embd]
@@ -91,14 +98,7 @@ class Progress:
 
     def __init__(self, n_layer: int, n_chunks: int):
         self.written = [[threading.Event() for _ in range(n_chunks)] for _ in range(n_layer)]
-        self.stopped = False
-
-    def stop(self) -> None:
-        """Let nobody wait any longer: `ChunkCache.extend` raises `Stopped`."""
-        self.stopped = True
-        for events in self.written:
-            for event in events:
-                event.set()
+        self.stopped = False  # then nobody waits any longer: `ChunkCache.extend` raises `Stopped`
 
 
 class ChunkCache:
@@ -111,6 +111,8 @@ class ChunkCache:
 
     def append(self, k: np.ndarray, v: np.ndarray) -> None:
         """As `LayerCache.append`; tells the chunks after this one when it has written all of its own."""
+        if self.progress.stopped:  # the cache may be in use again
+            raise Stopped
         self.length = self.layer.write(self.length, k, v)
         if self.length == self.stop:
             self.written[self.i].set()
@@ -119,7 +121,8 @@ class ChunkCache:
         """As `LayerCache.extend`; returns when all chunks before this one have written theirs."""
         self.append(k, v)
         for event in self.written[: self.i]:  # all of them: the one just before may be ahead of another
-            event.wait()
+            while not event.wait(timeout=0.02) and not self.progress.stopped:
+                pass
         if self.progress.stopped:
             raise Stopped
         return self.layer.read(self.length)

@@ -3,7 +3,10 @@ import functools
 
 import numpy as np
 
-from backend.threads import MAX_PANEL_ROWS, blas, n_threads, share
+from backend.blas import blas
+from backend.team import n_threads, share
+
+MAX_BLOCK_ROWS = 64  # of x: up to so many, a product goes in blocks where those are faster
 
 
 def matmul(x, w):
@@ -54,7 +57,7 @@ def few_rows(w, x, out=None):
     (n_out, n_in), n_seq = w.shape, x.shape[1]
     most = 10**6 // (n_in * n_seq) if n_seq else 0
     n_block = most // 6 * 6 or 4 * (most >= 4 and n_seq == 64)
-    if not (2 <= n_seq <= MAX_PANEL_ROWS and 0 < n_block <= n_out and small_products()):
+    if not (2 <= n_seq <= MAX_BLOCK_ROWS and 0 < n_block <= n_out and small_products()):
         return np.matmul(w, x, out=out)
     if out is None:
         out = np.empty((n_out, n_seq), dtype=np.result_type(w, x))

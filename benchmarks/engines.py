@@ -4,6 +4,7 @@ An engine is a class with `prompt(ids)`, which computes the first new token of a
 returns the seconds that a new token takes after it. A worker (`python engines.py NAME FOLDER CORES`) uses the first so
 many cores, reads requests as lines of JSON from stdin and answers each with a line.
 """
+import functools
 import importlib.util
 import json
 import os
@@ -74,14 +75,17 @@ class Products(NumPy):
         import numpy as np
 
         from backend.chunks import in_chunks
-        from backend.threads import cores_for
+        from backend.passes import run_on_cores
         from generation.kv_cache import KVCache
 
         n_head, n_embd = self.hparams["n_head"], self.hparams["n_embd"]
         cache = KVCache(self.hparams["n_layer"], n_head, len(ids), n_embd)
-        with cores_for(len(ids), cache.n_layer, n_embd):
+
+        def forward():
             x = in_chunks(self._layers)(np.ones((len(ids), n_embd), np.float32), cache.layers, 1, None, n_head)
             self._matmul(x, self.params["wte"].T)
+
+        run_on_cores(forward, len(ids), cache.n_layer, n_embd)
 
     def _layers(self, x, caches, n_wanted, blocks, n_head):
         import numpy as np
@@ -104,24 +108,26 @@ class Products(NumPy):
         """One row through the weights, and one query over keys and values of as many positions as were decoded."""
         import numpy as np
 
-        from backend.threads import cores_for
-        from generation.kv_cache import KVCache
+        from backend.passes import run_on_cores
 
         n_head, n_embd, n_ctx = self.hparams["n_head"], self.hparams["n_embd"], len(ids) + n
         x, hidden = np.ones((1, n_embd), np.float32), np.ones((1, 4 * n_embd), np.float32)
         q = np.ones((n_head, 1, n_embd // n_head), np.float32)
         keys = np.ones((self.hparams["n_layer"], n_head, n_ctx, n_embd // n_head), np.float32)
-        cache, matmul = KVCache(self.hparams["n_layer"], n_head, 1, n_embd), self._matmul
+        matmul = self._matmul
+
+        def forward(n_keys):
+            for block, k in zip(self.params["blocks"], keys[:, :, :n_keys]):
+                matmul(x, block["attn"]["c_attn"]["w"])
+                q @ k.swapaxes(-1, -2) @ k
+                matmul(x, block["attn"]["c_proj"]["w"])
+                matmul(x, block["mlp"]["c_fc"]["w"])
+                matmul(hidden, block["mlp"]["c_proj"]["w"])
+            matmul(x, self.params["wte"].T)
+
         start = time.perf_counter()
         for i in range(n):
-            with cores_for(1, cache.n_layer, n_embd):
-                for block, k in zip(self.params["blocks"], keys[:, :, : len(ids) + i + 1]):
-                    matmul(x, block["attn"]["c_attn"]["w"])
-                    q @ k.swapaxes(-1, -2) @ k
-                    matmul(x, block["attn"]["c_proj"]["w"])
-                    matmul(x, block["mlp"]["c_fc"]["w"])
-                    matmul(hidden, block["mlp"]["c_proj"]["w"])
-                matmul(x, self.params["wte"].T)
+            run_on_cores(functools.partial(forward, len(ids) + i + 1), 1, self.hparams["n_layer"], n_embd)
         return (time.perf_counter() - start) / n
 
     @staticmethod

@@ -36,9 +36,9 @@ def checked_pass(forward: Callable[..., np.ndarray]) -> ForwardPass:
         if cache is None:
             cache = KVCache(len(blocks), n_head, len(inputs), wte.shape[1])
         check_hook(hook, len(blocks), cache.length)
-        with cache.all_or_nothing():
-            return forward(inputs, wte, wpe, blocks, ln_f, n_head, cache=cache, n_logits=n_logits or len(inputs),
-                           hook=bound(hook))
+        return cache.all_or_nothing(functools.partial(
+            forward, inputs, wte, wpe, blocks, ln_f, n_head, cache=cache, n_logits=n_logits or len(inputs),
+            hook=bound(hook)))
 
     return run
 

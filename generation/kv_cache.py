@@ -1,12 +1,14 @@
 """The kv cache: keys and values that need not be computed again."""
-import contextlib
 import functools
 import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from generation.hooks import no_hook
+
+Result = TypeVar("Result")
 
 
 class LayerCache:
@@ -121,14 +123,16 @@ class KVCache:
         for layer in self.layers:
             layer.length = int(length)
 
-    @contextlib.contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """While a pass fills the cache: if it ends with an exception, the cache is as it was before the pass."""
+    def all_or_nothing(self, go: Callable[[], Result]) -> Result:
+        """go(), a pass that fills the cache: if it ends with an exception, the cache is as it was before.
+
+        That it is no context manager is for Ctrl-C, which may come between a pass and the end of a context.
+        """
         self._refuse_use()
         n_past = self.length
         try:
             self.in_use = True
-            yield
+            return go()
         except BaseException:
             for layer in self.layers:
                 layer.length = n_past

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from backend.passes import run_on_cores
 from backend.products import matmul
-from backend.threads import cores_for
 from generation.checks import check_generation
 from generation.kv_cache import KVCache, SideBySide, no_cache
 from generation.sampling import Sampling, seed_of
@@ -33,10 +33,13 @@ def side_by_side(texts: Sequence[np.ndarray | list[int]], caches: Sequence[KVCac
     positions = np.concatenate([np.arange(start, start + n) for start, n in zip(n_past, n_rows)])
     side_by_side = [SideBySide([cache.layers[i] for cache in caches] if caches else [no_cache] * len(texts), n_rows)
                     for i in range(len(blocks))]
-    with cores_for(len(positions), len(blocks), wte.shape[1]):
+
+    def forward():
         x = wte[np.concatenate(texts)] + wpe[positions]  # [n_rows, n_embd]
         x = layers(x, side_by_side, len(x), blocks, n_head)
         return layer_norm(x, **ln_f)
+
+    return run_on_cores(forward, len(positions), len(blocks), wte.shape[1])
 
 
 # --- continue -----------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 import numpy as np
 import pytest
 
-from backend import products as machine
-from backend import threads
+from backend import cores, passes, products, team
 from backend.attention import head_by_head
 from generation.hooks import no_hook
 from gpt2 import attention, causal_mask
@@ -13,19 +12,22 @@ from gpt2 import attention, causal_mask
 @pytest.mark.parametrize("n_seq", [0, 1, 2, 7, 16, 17, 64, 100])
 @pytest.mark.parametrize("order", ["F", "C"])
 def test_matmul(monkeypatch, n_threads, small_products, n_seq, order):
-    monkeypatch.setattr(machine, "small_products", lambda: small_products)
-    monkeypatch.setattr(threads, "n_cores", lambda: n_threads)
-    monkeypatch.setattr(threads, "idle", lambda: False)
+    monkeypatch.setattr(products, "small_products", lambda: small_products)
+    monkeypatch.setattr(passes, "n_cores", lambda: n_threads)
+    monkeypatch.setattr(cores, "are_idle", lambda: False)
     rng = np.random.default_rng(0)
-    with threads.cores_for(2, 1, 1024):
-        assert threads.n_threads() == n_threads
+
+    def check():
+        assert team.n_threads() == n_threads
         for n_in, n_out in ((64, 192), (768, 1000), (3072, 67), (8, 3), (1, 1)):
             x = rng.standard_normal((n_seq, n_in), dtype=np.float32)
             w = np.array(rng.standard_normal((n_in, n_out), dtype=np.float32), order=order)
-            result = machine.matmul(x, w)
+            result = products.matmul(x, w)
             assert result.dtype == np.float32
             expected = np.einsum("si,io->so", x, w, dtype=np.float64)  # without a BLAS
             np.testing.assert_allclose(result, expected, atol=1e-3)
+
+    passes.run_on_cores(check, n_seq=2, n_layer=1, n_embd=1024)
 
 
 @pytest.mark.parametrize("n_query, n_key", [(300, 300), (64, 600), (1, 600)])

@@ -1,10 +1,16 @@
 """Threads: the same results whatever their number, and nothing left behind, whatever happens."""
+import _thread
+import contextlib
+import ctypes
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +18,10 @@ import threadpoolctl
 from helpers import ROOT, in_threads, random_model, read_json, wait_for
 
 import gpt2 as gpt2_module
-from backend import chunks, threads
+from backend import blas as blas_module
+from backend import chunks, cores, passes, products, team
+from backend.blas import Blas, blas
+from backend.tuner import Tuner
 from generation.kv_cache import KVCache
 from many_texts.batches import side_by_side
 
@@ -28,19 +37,25 @@ def blas_limits():
 def use(monkeypatch):
     """use(n): let each pass have n threads, on however many cores."""
     def use(n):
-        monkeypatch.setattr(threads, "n_cores", lambda: n)
-        monkeypatch.setattr(threads, "idle", lambda: False)  # so that nothing is left to the BLAS
+        monkeypatch.setattr(passes, "n_cores", lambda: n)
+        monkeypatch.setattr(cores, "are_idle", lambda: False)  # so that nothing is left to the BLAS
 
     return use
+
+
+def nothing_is_taken():
+    """Whether no pass has helpers, limits the BLAS or keeps others from the cores."""
+    n_helpers = _thread._count() - (threading.active_count() - 1)  # threads that `threading` does not know of
+    return n_helpers == 0 and not blas.wanted and blas.before is None and not passes.taken
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
     before, limits = threading.active_count(), blas_limits()
     yield
+    wait_for(nothing_is_taken)
     assert threading.active_count() == before
     assert blas_limits() == limits
-    assert not threads.turn.locked()
 
 
 # --- the same results ---
@@ -62,7 +77,7 @@ def test_chunks_give_the_logits_of_the_whole(use, n, n_logits):
 @pytest.mark.parametrize("n", [0, 2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_the_same_greedy_ids_with_any_number_of_threads(use, monkeypatch, shakespeare, tiny, n):
     use(n)
-    monkeypatch.setattr(threads, "MIN_CHUNK_ROWS", 8)  # so that short texts are cut into chunks, too
+    monkeypatch.setattr(chunks, "MIN_CHUNK_ROWS", 8)  # so that short texts are cut into chunks, too
     for case in read_json("shakespeare-greedy.json"):
         assert shakespeare.generate(case["prompt_ids"], len(case["greedy_ids"])) == case["greedy_ids"]
     model, expected = tiny
@@ -109,18 +124,50 @@ def test_no_product_of_two_transposed_matrices(use, n, order):
     assert Watched.n_products > before
 
 
-def test_a_blas_that_threadpoolctl_does_not_know(monkeypatch):
-    class Nothing:
-        lib_controllers = []
+@pytest.mark.parametrize("has_one_thread", [True, False])
+def test_a_blas_that_threadpoolctl_does_not_know(monkeypatch, has_one_thread):
+    """One that multiplies in the thread that calls it has its work shared out; any other is left alone."""
+    monkeypatch.setattr(blas_module, "multiplying", lambda controllers: [])
+    monkeypatch.setattr(blas_module, "multiplies_in_one_thread", lambda: has_one_thread)
+    monkeypatch.setattr(passes, "blas", Blas())
+    monkeypatch.setattr(cores, "n_available", lambda: 3)
+    for name in blas_module.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    seen, gelu = [], gpt2_module.gelu
 
-        def select(self, **_):
-            return self
+    def watched(x):
+        seen.append(threading.get_ident())
+        time.sleep(0.001)
+        return gelu(x)
 
-    monkeypatch.setattr(threadpoolctl, "ThreadpoolController", Nothing)
-    monkeypatch.setattr(threads, "blas", threads.Blas())
-    assert threads.n_cores() == 0
+    monkeypatch.setattr(gpt2_module, "gelu", watched)
     np.testing.assert_allclose(MODEL.logits(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
+    assert len(set(seen)) == (3 if has_one_thread else 1)
     assert len(MODEL.generate(LONG[:9], 5)) == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert passes.n_cores() == (2 if has_one_thread else 0)
+
+
+def test_a_blas_is_measured_where_nothing_says_what_it_does():
+    """NumPy's own, with one thread and with its threads."""
+    if not blas.libraries or max(blas_limits()) == 1:
+        pytest.skip("this BLAS has one thread")
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        assert any(blas_module.multiplies_in_one_thread() for _ in range(3))
+    assert not all(blas_module.multiplies_in_one_thread() for _ in range(20))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not say")
+def test_of_two_blas_libraries_the_one_is_tuned_that_numpy_multiplies_with():
+    class OfAnotherPackage:
+        dynlib, check_symbols = ctypes.CDLL(np.random._mt19937.__file__), ["PyInit__mt19937"]
+
+    known = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    assert OfAnotherPackage not in blas_module.multiplying([OfAnotherPackage, *known])
+    multiplying = blas_module.multiplying(known)
+    assert blas_module.multiplying([*known, OfAnotherPackage, *known]) == [*multiplying, *multiplying]
+    if "scipy-openblas" in np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]:  # NumPy from PyPI
+        assert ["numpy" in library.filepath for library in multiplying] == [True]
 
 
 def test_a_hook_sees_whole_arrays_in_the_thread_that_called(use):
@@ -146,8 +193,8 @@ def test_an_error_in_one_panel_ends_the_pass(use):
             raise MemoryError("no more")
         time.sleep(0.002)
 
-    with pytest.raises(MemoryError, match="no more"), threads.cores_for(2, 1, 1024):
-        threads.share(work, range(1000))
+    with pytest.raises(MemoryError, match="no more"):
+        passes.run_on_cores(lambda: team.share(work, range(1000)), n_seq=2, n_layer=1, n_embd=1024)
     assert len(done) < 50
 
 
@@ -157,7 +204,7 @@ def test_a_hook_may_make_a_pass_of_its_own(use):
 
     def hook(name, x):
         if name in ("blocks.0.resid_pre", "blocks.1.resid_pre"):
-            teams.append(threads.n_threads())
+            teams.append(team.n_threads())
             np.testing.assert_allclose(MODEL.logits(LONG), WHOLE, atol=1e-4 * np.abs(WHOLE).max())
 
     logits = MODEL.logits(LONG, hook=hook)
@@ -183,21 +230,19 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
         return x[len(x) - n_wanted :]
 
     x = np.repeat(np.arange(300, dtype=np.float32)[:, None], 100, axis=1)
-    with threads.cores_for(300, cache.n_layer, cache.n_embd):
-        assert threads.n_threads() == 5
+    def forward():
+        assert team.n_threads() == 5
         np.testing.assert_array_equal(layers(x, cache.layers, 130, None, 1), x[170:])
 
+    passes.run_on_cores(forward, 300, cache.n_layer, cache.n_embd)
 
-@pytest.mark.parametrize("n_seq, n, idle, n_threads", [
-    (64, 2, True, 2), (65, 2, True, 0), (65, 2, False, 2), (128, 2, True, 2),
-    (8, 4, True, 0), (8, 4, False, 4), (255, 4, True, 0), (256, 4, True, 4),
-    (8, 1, True, 1), (1, 4, True, 0),
-])
-def test_few_rows_are_left_to_the_blas_where_nothing_else_runs(use, monkeypatch, n_seq, n, idle, n_threads):
-    use(n)
-    monkeypatch.setattr(threads, "idle", lambda: idle)
-    with threads.cores_for(n_seq, 1, 1024):
-        assert threads.n_threads() == n_threads
+
+@pytest.mark.parametrize("others_run", [True, False])
+def test_where_others_run_no_thread_waits_for_one_that_gets_no_core(use, monkeypatch, others_run):
+    """On an idle machine, the BLAS's own threads are faster for few rows; they wait for one another."""
+    use(4)
+    monkeypatch.setattr(cores, "are_idle", lambda: not others_run)
+    assert passes.run_on_cores(team.n_threads, n_seq=100, n_layer=1, n_embd=1024) == (4 if others_run else 0)
 
 
 @pytest.mark.parametrize("n_past, n_seq, n", [(0, 1023, 4), (0, 512, 2), (700, 323, 3), (0, 250, 64)])
@@ -259,6 +304,10 @@ def test_numpys_error_settings_hold_in_all_threads(use):
         model.logits(LONG)  # a warning would be an error here
     with np.errstate(all="raise"), pytest.raises(FloatingPointError):
         model.logits(LONG)
+    kinds = set()
+    with np.errstate(all="call", call=lambda kind, flag: kinds.add(kind)):
+        model.logits(LONG)
+    assert "overflow" in kinds
 
 
 def test_eight_threads_of_the_program_at_once(use):
@@ -276,62 +325,162 @@ def test_eight_threads_of_the_program_at_once(use):
     assert in_threads(8, work) == ["right"] * 8
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_process_computes_too():
-    # in a process of its own, because pytest's has other threads
-    script = """
-import os, sys
+FORKS = """
+import os, sys, threading
 sys.path[:0] = ["tests", "."]
 import numpy as np
 from helpers import random_model
-from backend import chunks, threads
-threads.n_cores = lambda: 3
+from backend import blas, passes
+passes.n_cores = lambda: 3
 model, ids = random_model(n_embd=64), list(range(200)) * 3
-expected, limit = model.logits(ids), threads.blas.allowed()
-with threads.blas.limited(1):  # as while another thread is in a pass
+expected, limit = model.logits(ids), blas.blas.n_threads()
+
+def fork():
     pid = os.fork()
-    if pid == 0:
-        same = np.allclose(model.logits(ids), expected, atol=1e-3) and len(model.generate(ids[:9], 9)) == 9
-        os._exit(0 if same and threads.blas.allowed() == limit else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    if pid:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return pid
+
+def is_as_ever():
+    same = np.allclose(model.logits(ids), expected, atol=1e-3) and len(model.generate(ids[:9], 9)) == 9
+    return same and blas.blas.n_threads() == limit and not passes.taken and not blas.blas.wanted
 """
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("script", [
+    """
+# while another thread is in a pass
+in_a_pass, has_forked = threading.Event(), threading.Event()
+other = lambda: passes.run_on_cores(lambda: in_a_pass.set() or has_forked.wait(), 600, 1, 64)
+thread = threading.Thread(target=other)
+thread.start()
+in_a_pass.wait()
+pid = fork()
+if pid == 0:
+    os._exit(0 if is_as_ever() else 1)
+has_forked.set()
+thread.join()
+""", """
+# in a hook, whose pass goes on in both processes
+pids = []
+hook = lambda name, x: pids.append(fork()) if name == "blocks.0.resid_mid" else None
+same = np.allclose(model.logits(ids, hook=hook), expected, atol=1e-3) and is_as_ever()
+if 0 in pids:
+    os._exit(0 if same else 1)
+"""])
+def test_a_forked_process_computes_too(script):
+    # in a process of its own, because pytest's has other threads
+    script = FORKS + script + "assert is_as_ever()"
+    result = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", script], cwd=ROOT,
+                            capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and not result.stderr, result.stderr
+
+
+def interrupt_passes(n, seed):
+    """Interrupt n passes at random moments, and check after each that nothing is left of it."""
+    rng, handler = random.Random(seed), signal.signal(signal.SIGALRM, signal.default_int_handler)
+    cache = KVCache(n_layer=2, n_head=4, n_ctx=600, n_embd=64)
+    n_interrupts, seconds = 0, dict.fromkeys((600, 300, 100, 20, 1), 0.003)
+    limits = blas_limits()
+    try:
+        while n_interrupts < n:
+            n_seq, hook = rng.choice(list(seconds)), rng.choice([None, None, lambda name, x: None])
+            start = time.perf_counter()
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 1.2) * seconds[n_seq])
+                    MODEL.logits(LONG[:n_seq], cache=cache, hook=hook)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                seconds[n_seq] = time.perf_counter() - start  # of a whole pass
+                assert cache.length == n_seq
+            except KeyboardInterrupt:
+                n_interrupts += 1
+                wait_for(nothing_is_taken)  # helpers that begin just now end at once
+                assert blas_limits() == limits
+                assert cache.length in (0, n_seq)  # all or nothing
+            cache.length = 0
+            if n_interrupts % 50 == 0:
+                logits = MODEL.logits(LONG, cache=cache)
+                np.testing.assert_allclose(logits, WHOLE, atol=1e-4 * np.abs(WHOLE).max())
+                cache.length = 0
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer on this system")
+@pytest.mark.parametrize("n", [200, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_nothing_is_left_of_a_pass_that_ctrl_c_ended(use, monkeypatch, n, in_blocks):
+    use(3)
+    monkeypatch.setattr(products, "small_products", lambda: in_blocks)  # as with AVX-512
+    interrupt_passes(n, seed=in_blocks)
 
 
 def test_blas_has_one_thread_while_passes_overlap():
+    if not blas.libraries or max(blas_limits()) == 1:
+        pytest.skip("this BLAS has one thread")
     limit, seen = blas_limits(), []
-    with threads.blas.limited(2):
-        seen += blas_limits()
-        thread = threading.Thread(target=lambda: hold.__enter__() and None)
-        hold = threads.blas.limited(3)
+    blas.use(2, "one pass")
+    seen += blas_limits()
+    thread = threading.Thread(target=blas.use, args=(3, "another"))
+    thread.start()
+    thread.join()
+    seen += blas_limits()
+    blas.release("one pass")
+    seen += blas_limits()
+    blas.release("another")
+    assert seen == [2, 1, 3] and blas_limits() == limit
+
+
+@pytest.mark.parametrize("first", ["the pass", "the program's limit"])
+def test_a_limit_of_the_program_that_overlaps_another_threads_pass(first):
+    """Whichever begins first: after both, the BLAS has its threads again."""
+    def in_a_pass(begun, end):
+        passes.run_on_cores(lambda: begun.set() or end.wait(30), n_seq=600, n_layer=1, n_embd=64)
+
+    limit, begun, end = blas_limits(), threading.Event(), threading.Event()
+    thread = threading.Thread(target=in_a_pass, args=(begun, end))
+    if first == "the pass":
         thread.start()
-        thread.join()
-        seen += blas_limits()
-    seen += blas_limits()  # the other pass is not over
-    hold.__exit__(None, None, None)
-    assert seen == [2, 1, 1] and blas_limits() == limit
+        begun.wait()
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        if first == "the pass":
+            end.set()
+            thread.join()
+            time.sleep(0.02)
+            assert set(blas_limits()) <= {1}
+        else:
+            thread.start()
+            begun.wait()
+    end.set()
+    thread.join()
+    wait_for(lambda: blas_limits() == limit)
+    assert blas_limits() == limit
 
 
 # --- what there is ---
 
 
 def test_the_number_of_cores_is_bounded(monkeypatch):
+    if not blas.libraries:
+        pytest.skip("threadpoolctl does not know this BLAS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4, 5}, raising=False)
-    monkeypatch.setattr(threads, "cpu_quota", lambda: float("inf"))
+    monkeypatch.setattr(cores, "cpu_limit", lambda: float("inf"))
     for limit in (1, 2, 3):
         with threadpoolctl.threadpool_limits(limit):
-            assert threads.n_cores() == limit
+            assert passes.n_cores() == limit
     with threadpoolctl.threadpool_limits(3):
-        monkeypatch.setattr(threads, "cpu_quota", lambda: 2)
-        assert threads.n_cores() == 2
+        monkeypatch.setattr(cores, "cpu_limit", lambda: 2)
+        assert passes.n_cores() == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/loadavg"), reason="only Linux tells what runs")
 def test_a_busy_process_is_seen():
     busy = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
     try:
-        wait_for(lambda: not any(threads.idle() for _ in range(20)))
+        wait_for(lambda: not any(cores.are_idle() for _ in range(20)))
     finally:
         busy.kill()
         busy.wait()
@@ -339,26 +488,69 @@ def test_a_busy_process_is_seen():
 
 @pytest.mark.parametrize("variable", ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"])
 def test_the_environment_bounds_the_number_of_cores(variable):
-    script = "from backend import threads; print(threads.n_cores())"
+    script = "from backend import passes; print(passes.n_cores())"
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**environment, variable: "1"},
                             capture_output=True, text=True, check=True)
-    assert result.stdout == "1\n"
+    assert result.stdout in ("1\n", "0\n") if not blas.libraries else result.stdout == "1\n"
 
 
-@pytest.mark.parametrize("files, n", [
-    ({}, float("inf")),
-    ({"cpu.max": "max 100000\n"}, float("inf")),
-    ({"cpu.max": "150000 100000\n"}, 2),
-    ({"cpu.max": "50000 100000\n"}, 1),
-    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
-    ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+NO_LIMIT = float("inf")
+
+
+@pytest.mark.parametrize("membership, files, n", [
+    ("0::/", {}, NO_LIMIT),
+    ("0::/", {"cpu.max": "max 100000"}, NO_LIMIT),
+    ("0::/", {"cpu.max": "150000 100000"}, 2),
+    ("0::/", {"cpu.max": "50000 100000"}, 1),
+    ("0::/user/run:1.scope", {"user/run:1.scope/cpu.max": "300000 100000"}, 3),
+    ("0::/user/run:1.scope", {"user/cpu.max": "100000 100000", "user/run:1.scope/cpu.max": "max 100000"}, 1),
+    ("0::/../elsewhere", {"cpu.max": "200000 100000"}, 2),
+    ("4:cpuset:/a\n3:cpu,cpuacct:/\n0::/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, NO_LIMIT),
+    ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ("3:cpuacct,cpu:/docker/1", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),  # its root
+    ("3:cpu:/a/b", {"cpu/a/cpu.cfs_quota_us": "100000", "cpu/a/cpu.cfs_period_us": "100000"}, 1),
+    (None, {"cpu.max": "50000 100000"}, NO_LIMIT),  # not on Linux
 ])
-def test_a_containers_cpu_limit(tmp_path, files, n):
+def test_a_containers_cpu_limit(tmp_path, membership, files, n):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert threads.cpu_quota(tmp_path) == n
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(text + "\n")
+    if membership is not None:
+        (tmp_path / "membership").write_text(membership + "\n")
+    assert cores.cpu_limit(tmp_path / "root", tmp_path / "membership") == n
+
+
+@pytest.fixture
+def control_group():
+    """A control group with a limit of one core, where this process may make one."""
+    for folder, quota in (("/sys/fs/cgroup", {"cpu.max": "100000 100000"}),
+                          ("/sys/fs/cgroup/cpu", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"})):
+        group = Path(folder) / f"gpt2-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+        if all((group / name).exists() for name in quota):
+            break
+        if group.exists():
+            group.rmdir()
+    else:
+        pytest.skip("no control group with a CPU limit can be made here")
+    for name, value in quota.items():
+        (group / name).write_text(value)
+    yield group
+    wait_for(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_a_process_in_a_control_group(control_group):
+    script = f"""
+import os
+open({str(control_group / "cgroup.procs")!r}, "w").write(str(os.getpid()))
+from backend import passes
+print(passes.n_cores())
+"""
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "1\n"
 
 
 # --- the tuner ---
@@ -378,13 +570,13 @@ def tokens(tuner, busy, n):
 
 @pytest.mark.parametrize("busy", MILLISECONDS)
 def test_the_tuner_finds_the_fastest_number_of_threads_and_looks_little(busy):
-    tuner = threads.Tuner(4)
+    tuner = Tuner(4)
     assert tokens(tuner, busy, 40) < 1.3 * min(MILLISECONDS[busy])
     assert tokens(tuner, busy, 400) < 1.12 * min(MILLISECONDS[busy])
 
 
 def test_the_tuner_follows_a_load_that_comes_and_goes():
-    tuner = threads.Tuner(4)
+    tuner = Tuner(4)
     tokens(tuner, 0, 100)
     tokens(tuner, 4, 100)
     assert tokens(tuner, 4, 100) < 1.15 * min(MILLISECONDS[4])
@@ -392,7 +584,12 @@ def test_the_tuner_follows_a_load_that_comes_and_goes():
     assert tokens(tuner, 0, 100) < 1.12 * min(MILLISECONDS[0])
 
 
-@pytest.mark.parametrize("n, choices", [(1, [1]), (2, [1, 2]), (4, [1, 2, 3, 4]), (7, [1, 2, 3, 4, 6, 7]),
-                                        (20, [1, 2, 3, 4, 6, 8, 12, 16, 20])])
-def test_the_tuners_choices(n, choices):
-    assert threads.Tuner(n).choices == choices
+@pytest.mark.parametrize("fastest", [1, 2, 7, 20])
+def test_the_tuner_finds_any_number_of_threads(fastest):
+    """Twice as many threads, or half, cost 10% and more: within 400 tokens it stays near the fastest."""
+    tuner, times = Tuner(20), []
+    for _ in range(400):
+        choice = tuner.next()
+        times.append(1 + 0.1 * abs(math.log2(tuner.choices[choice] / fastest)))
+        tuner.learn(choice, times[-1])
+    assert np.mean(times[200:]) < 1.08

@@ -1,0 +1,177 @@
+"""The BLAS with which NumPy multiplies: which one it is, and how many threads it uses."""
+import _thread
+import ctypes
+import functools
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+PRODUCTS = ("scipy_cblas_sgemm64_", "scipy_cblas_sgemm", "cblas_sgemm64_", "cblas_sgemm_64", "cblas_sgemm")
+LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+class Blas:
+    """The number of threads that the BLAS uses, in the whole process.
+
+    Each pass that runs wants a number. Where several passes overlap, it is one: the cores are busy anyway. After the
+    last pass the BLAS has again the number that it had before the first.
+
+    Ctrl-C may come between any two steps: `release` undoes whatever `use` has done by then, and where it was cut short
+    itself, calling it again does the rest.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.wanted: dict[Any, int] = {}  # by the passes that run
+        self.before: list[int] | None = None  # the numbers to give back; None if nothing was changed
+        self.is_waiting = False  # to give them back
+
+    @functools.cached_property
+    def libraries(self) -> list[Any]:
+        """The library with which NumPy multiplies, as threadpoolctl's controllers; empty if it does not know it."""
+        import threadpoolctl  # with its search for libraries it takes 5 ms
+
+        return multiplying(threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers)
+
+    @functools.cached_property
+    def has_one_thread(self) -> bool:
+        """Whether a BLAS that threadpoolctl does not know computes a product in the thread that calls it.
+
+        The reference BLAS does, BLIS by default; Apple's Accelerate may use others. It is measured, once: the processor
+        time of this thread against that of the process, three times, since other threads of the program may run.
+        """
+        return not self.libraries and any(multiplies_in_one_thread() for _ in range(3))
+
+    def n_threads(self) -> int:
+        """The number of threads that a pass may use: as many as the BLAS has when no pass limits it.
+
+        It is set by OPENBLAS_NUM_THREADS, OMP_NUM_THREADS and the like, or with threadpoolctl. For a BLAS that
+        threadpoolctl does not know: as many as the environment allows if it multiplies in the thread that calls it,
+        else 0, for its threads and those of the pass would be in each other's way.
+        """
+        if not self.libraries:
+            return environment_limit() if self.has_one_thread else 0
+        with self.lock:
+            if not self.wanted:
+                self._apply()  # if an earlier pass could not
+            return max(self._numbers() if self.before is None else self.before)
+
+    def use(self, n: int, user: object) -> None:
+        """From now on, until its `release`, a pass wants the BLAS to use n threads."""
+        with self.lock:
+            self.wanted[user] = n
+            self._apply()
+
+    def release(self, user: object) -> None:
+        """The pass is over."""
+        with self.lock:
+            self.wanted.pop(user, None)
+            self._apply()
+            if not self.wanted and self.before is not None and not self.is_waiting:
+                self.is_waiting = True
+                _thread.start_new_thread(self._give_back_later, ())
+
+    def _apply(self) -> None:
+        """Let the BLAS have the number of threads that the passes want, or what it had before."""
+        if self.wanted:
+            numbers = [next(iter(self.wanted.values())) if len(self.wanted) == 1 else 1] * len(self.libraries)
+            if self.before is None:
+                before = self._numbers()
+                if before == numbers:
+                    return
+                self.before = before
+                self._set(numbers)
+                if self._numbers() == before:  # another thread holds it with threadpoolctl, and gives it back
+                    self.before = None
+            else:
+                self._set(numbers)
+        elif self.before is not None:
+            self._set(self.before)
+            if self._numbers() == self.before:
+                self.before = None
+
+    def _give_back_later(self) -> None:
+        """Give back what could not be given back: another thread has begun to limit the BLAS meanwhile.
+
+        When its `threadpool_limits` ends, it sets the number that it found, which was ours.
+        """
+        for i in range(20):
+            time.sleep(2**i / 1000)  # in all for 17 minutes; after that, the next pass does it
+            with self.lock:
+                if not self.wanted:
+                    self._apply()
+                if self.wanted or self.before is None:
+                    break
+        self.is_waiting = False
+
+    def _numbers(self) -> list[int]:
+        return [library.num_threads for library in self.libraries]
+
+    def _set(self, numbers: list[int]) -> None:
+        for library, n in zip(self.libraries, numbers):
+            library.set_num_threads(n)  # ignored while another thread limits it
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread()  # else no other thread could set it
+
+    def after_fork(self, users: list[object]) -> None:
+        """In a forked process, where only these passes go on: the other threads do not exist here."""
+        self.lock, self.is_waiting = threading.Lock(), False
+        self.wanted = {user: n for user, n in self.wanted.items() if user in users}
+        self._apply()
+
+
+blas = Blas()
+
+
+# --- what can be known of it --------------------------------------------------------------------
+
+
+class DlInfo(ctypes.Structure):
+    """Dl_info of dlfcn.h: where a function comes from."""
+
+    _fields_ = [("fname", ctypes.c_char_p), ("fbase", ctypes.c_void_p), ("sname", ctypes.c_char_p),
+                ("saddr", ctypes.c_void_p)]
+
+
+def address(library: ctypes.CDLL, name: str) -> int | None:
+    """Where a library or one of those that it needs has a function; None if none has it."""
+    function = getattr(library, name, None)
+    return function and ctypes.cast(function, ctypes.c_void_p).value
+
+
+def multiplying(controllers: list[Any]) -> list[Any]:
+    """Those of the BLAS libraries that NumPy multiplies with: others may be loaded, for LAPACK or by other packages.
+
+    Debian's libblas.so.3 may be a library of its own that needs libopenblas.so. So this looks where NumPy's sgemm comes
+    from, and which of the libraries that one is or needs.
+    """
+    if os.name != "posix":  # Windows does not say; NumPy brings one library along there
+        return controllers
+    module = sys.modules.get("numpy._core._multiarray_umath") or sys.modules["numpy.core._multiarray_umath"]
+    numpy_itself, info = ctypes.CDLL(module.__file__), DlInfo()
+    sgemm = next(filter(None, (address(numpy_itself, name) for name in PRODUCTS)), None)
+    if not sgemm or not ctypes.CDLL(None).dladdr(ctypes.c_void_p(sgemm), ctypes.byref(info)):
+        return []  # Accelerate's has another name
+    blas = ctypes.CDLL(os.fsdecode(info.fname))
+    return [controller for controller in controllers
+            if any(address(blas, name) == address(controller.dynlib, name) is not None
+                   for name in controller.check_symbols)]
+
+
+def multiplies_in_one_thread() -> bool:
+    a = np.ones((512, 512), np.float32)
+    a @ a  # starts its threads
+    process, thread = time.process_time(), time.thread_time()
+    while (in_this := time.thread_time() - thread) < 0.02:
+        a @ a
+    return time.process_time() - process - in_this < 0.1 * in_this
+
+
+def environment_limit() -> int:
+    """The smallest number of threads that the environment sets for a BLAS of any kind."""
+    values = [os.environ.get(name, "") for name in LIMITS]
+    return min((int(value) for value in values if value.isdecimal() and int(value) > 0), default=sys.maxsize)

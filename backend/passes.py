@@ -1,0 +1,133 @@
+"""Passes: how each uses the cores, whether the machine is idle or busy.
+
+A BLAS shares each product out among its threads, and in each of the 50 products of a pass they wait for one another.
+That costs twice. Between the products a single core works. And when another program takes a core, the BLAS thread that
+ran there holds up all others: beside four busy processes, a token took 255 ms instead of 10.
+
+So the work is shared out in larger pieces, each computed with one BLAS thread:
+
+- A long prompt is cut into one or two chunks of rows for each core. Each chunk goes through all layers in one thread
+  (`backend.chunks`).
+- For fewer rows, each weight matrix is cut into panels, and a thread takes the next one when it is free
+  (`backend.products`). A thread that gets no core leaves its panel to the others. Beside two busy processes on four
+  cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with panels. On an idle machine, the BLAS's threads
+  are the faster ones for more than 64 rows, and with more than two cores for any number. So they do it where nothing
+  else runs.
+- A single row, the next token, is too little work for that. The BLAS computes it, with the number of threads that has
+  been fastest lately (`backend.tuner`).
+
+The BLAS has one number of threads for the whole process, so this is for one pass at a time. Passes that run meanwhile,
+in other threads of the program, are each computed by their own thread alone. A BLAS that never uses more than one
+thread leaves all sharing to the pass, a single row's too.
+"""
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from backend import cores
+from backend.blas import blas
+from backend.chunks import min_rows_for_chunks
+from backend.memory import keep_freed_memory
+from backend.team import Team, this_thread
+from backend.tuner import tuner_for
+from generation.hooks import no_hook
+
+MAX_PANEL_ROWS = 64  # up to so many rows, panels are faster than the BLAS's threads on two cores
+
+Result = TypeVar("Result")
+taken: dict[str, "Pass"] = {}  # "cores": by which pass
+
+
+def on_the_cores(forward: Callable) -> Callable:
+    """A decorator of a forward pass, whose arguments are those of `gpt2.gpt2`: it uses the cores as described above."""
+
+    @functools.wraps(forward)
+    def run(inputs, wte, wpe, blocks, *arguments, hook, **options):
+        keep_freed_memory()
+        go = functools.partial(forward, inputs, wte, wpe, blocks, *arguments, hook=hook, **options)
+        return run_on_cores(go, len(inputs), len(blocks), wte.shape[1], hook is not no_hook)
+
+    return run
+
+
+def run_on_cores(go: Callable[[], Result], n_seq: int, n_layer: int, n_embd: int, has_hook: bool = False) -> Result:
+    """go(), a pass over n_seq rows of a model of this size, which uses the cores as described above.
+
+    A hook is always called in the thread that called, with whole arrays.
+    """
+    n = n_cores()
+    if n == 0:  # all is left to the BLAS
+        return go()
+    this_pass = Pass()
+    try:
+        try:
+            return this_pass.run(go, n, n_seq, n_layer, n_embd, has_hook)
+        finally:
+            this_pass.end()
+    finally:
+        this_pass.end()  # Ctrl-C may have come before or within the first one
+
+
+def n_cores() -> int:
+    """How many cores a pass may use, and no more than the BLAS was allowed; 0 if all is left to the BLAS."""
+    return min(cores.n_available(), blas.n_threads())
+
+
+class Pass:
+    """What a pass has taken, so that `end` can give it back, whenever Ctrl-C comes. It may be called twice."""
+
+    def __init__(self) -> None:
+        self.team: Team | None = None
+        self.thread = threading.get_ident()
+        self.outer_team = getattr(this_thread, "team", None)  # of a pass whose hook makes this one
+
+    def run(self, go: Callable[[], Result], n: int, n_seq: int, n_layer: int, n_embd: int, has_hook: bool) -> Result:
+        is_first = taken.setdefault("cores", self) is self  # in one step, even for Ctrl-C
+        if not is_first or n == 1 or 1 < n_seq < 2**20 / n_embd**2:  # the last: over before others could help
+            return self.with_team(1, go)
+        if blas.has_one_thread:
+            return self.with_team(n, go)
+        if n_seq == 1:
+            tuner = tuner_for(n_layer, n_embd, n, has_hook)
+            choice = tuner.next()
+            blas.use(tuner.choices[choice], self)
+            start = time.perf_counter()
+            result = go()
+            tuner.learn(choice, time.perf_counter() - start)
+            return result
+        if n_seq < min_rows_for_chunks(n) and (n > 2 or n_seq > MAX_PANEL_ROWS) and cores.are_idle():
+            return go()
+        return self.with_team(n, go)
+
+    def with_team(self, n: int, go: Callable[[], Result]) -> Result:
+        blas.use(1, self)
+        self.team = Team(n)
+        self.team.start()
+        this_thread.team = self.team
+        return go()
+
+    def end(self) -> None:
+        this_thread.team = self.outer_team
+        blas.release(self)
+        if taken.get("cores") is self:
+            del taken["cores"]
+        if self.team:
+            self.team.stop()
+
+
+def after_fork() -> None:
+    """In a forked process: the helpers do not exist here, nor the passes of other threads."""
+    here = [one for one in {*blas.wanted, *taken.values()} if one.thread == threading.get_ident()]
+    blas.after_fork(here)
+    if taken.get("cores") not in here:
+        taken.clear()
+    for one in here:
+        if one.team:
+            one.team.n_helpers = 0  # so that nobody waits for them
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=after_fork)

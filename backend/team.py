@@ -1,0 +1,108 @@
+"""A team: the threads that share out the work of one pass."""
+import _thread
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+this_thread = threading.local()  # .team: the threads with which this one shares its work
+
+
+def share(work: Callable[[Any], None], items: Iterable) -> None:
+    """Call work(item) for each item: begun in order, by all threads of the pass, or in this one if it has no others.
+
+    An exception ends it: no item is begun after it, and it is raised here.
+    """
+    team = getattr(this_thread, "team", None)
+    if team is None:
+        for item in items:
+            work(item)
+        return
+    this_thread.team = None  # a share is not shared out again
+    try:
+        team.share(work, items)
+    finally:
+        this_thread.team = team
+
+
+def n_threads() -> int:
+    """How many threads `share` uses here; 0 where the work is left to the BLAS and its threads."""
+    team = getattr(this_thread, "team", None)
+    return team.n if team else 0
+
+
+class Team:
+    """n threads for the time of one pass: this one and n - 1 helpers, which wait for jobs.
+
+    Ctrl-C may come between any two steps of `start` and `stop`. Whatever `start` has done by then, `stop` undoes, and
+    where it was cut short itself, calling it again does the rest. threading.Thread does not allow that: its `start` may
+    be left with a thread that cannot be waited for.
+    """
+
+    def __init__(self, n: int):
+        self.n = n
+        self.jobs: list[SimpleQueue[Job | None]] = [SimpleQueue() for _ in range(n - 1)]  # of each helper
+        self.n_helpers = 0
+        self.ended: list[bool] = []  # one for each helper that has ended
+        self.one_has_ended: SimpleQueue[None] = SimpleQueue()
+
+    def start(self) -> None:
+        for jobs in self.jobs:
+            _thread.start_new_thread(self.help, (jobs,))
+            self.n_helpers += 1
+
+    def stop(self) -> None:
+        """End the helpers and wait until they have ended."""
+        for jobs in self.jobs:
+            jobs.put(None)
+        while len(self.ended) < self.n_helpers:
+            with contextlib.suppress(Empty):
+                self.one_has_ended.get(timeout=0.1)  # limited, because Ctrl-C may have come just after the last one
+
+    def help(self, jobs: "SimpleQueue[Job | None]") -> None:
+        """What a helper does: work off jobs until there is None."""
+        while job := jobs.get():
+            with np.errstate(**job.errstate):
+                job.work_off()
+        self.ended.append(True)
+        self.one_has_ended.put(None)
+
+    def share(self, work: Callable[[Any], None], items: Iterable) -> None:
+        job = Job(work, items)
+        try:
+            for jobs in self.jobs:
+                jobs.put(job)
+            job.work_off()
+            for _ in range(job.n_items):
+                if error := job.results.get():
+                    raise error
+        finally:
+            job.items.clear()  # after Ctrl-C nobody begins another
+
+
+class Job:
+    """Items of work, of which each thread takes the next one when it is free."""
+
+    def __init__(self, work: Callable[[Any], None], items: Iterable):
+        self.work, self.items = work, deque(items)
+        self.n_items = len(self.items)
+        self.results: SimpleQueue[BaseException | None] = SimpleQueue()  # of each item: None, or what went wrong
+        self.errstate: Any = {**np.geterr(), "call": np.geterrcall()}
+
+    def work_off(self) -> None:
+        while self.items:
+            try:
+                item = self.items.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                self.work(item)
+                self.results.put(None)
+            except BaseException as error:  # Ctrl-C, too: it is raised where the results are awaited
+                self.items.clear()  # nobody begins another
+                self.results.put(error)
+                return

@@ -1,0 +1,52 @@
+"""The number of BLAS threads for a single row, found by trying."""
+import functools
+
+
+class Tuner:
+    """Finds the number of BLAS threads with which a pass over one row is fastest now, and keeps looking.
+
+    The next token is the same work as the last, so their times can be compared. Every few tokens, one is computed with
+    more or fewer threads. Beside busy processes such a trial may cost as much as 20 tokens, so after a trial that cost
+    time the next one waits until that was 5% of the time in between.
+    """
+
+    MAX_LOSS = 0.05  # of the time, for trials
+    MIN_PASSES = 8  # between two trials of the same number
+
+    def __init__(self, n_most: int):
+        steps = {2**i * m // 2 for i in range(1, 20) for m in (2, 3)} | {1, n_most}  # 1, 2, 3, 4, 6, 8, 12, ...
+        self.choices = sorted(n for n in steps if n <= n_most)
+        self.best = (len(self.choices) - 1) // 2  # half of the threads: never far from the fastest
+        self.means: dict[int, float] = {}  # running means of seconds
+        self.due: dict[int, float] = {}  # when to try a choice again, on `clock`
+        self.clock = 0.0  # the seconds of all passes so far
+
+    def next(self) -> int:
+        """The choice for the next pass: the best one, or a neighbour that it is time to try."""
+        if self.best in self.means:
+            for neighbour in (self.best + 1, self.best - 1):
+                if 0 <= neighbour < len(self.choices) and self.clock >= self.due.get(neighbour, 0):
+                    return neighbour
+        return self.best
+
+    def learn(self, choice: int, seconds: float) -> None:
+        """Take in how long a pass with this choice took."""
+        self.clock += seconds
+        weight = 1 / 8 if choice == self.best else 1 / 2
+        mean = self.means.get(choice, seconds)
+        self.means[choice] = mean + weight * (seconds - mean)
+        best = self.means[self.best]
+        if choice == self.best:
+            fewer = self.means.get(choice - 1, float("inf"))
+            if fewer < best:  # a load has come, which slows fewer threads down less
+                self.best = choice - 1
+        elif self.means[choice] < best:
+            self.best = choice
+        elif seconds >= best:
+            self.due[choice] = self.clock + max((seconds - best) / self.MAX_LOSS, self.MIN_PASSES * best)
+
+
+@functools.lru_cache(maxsize=16)
+def tuner_for(n_layer: int, n_embd: int, n_most: int, has_hook: bool) -> Tuner:
+    """The tuner of the models of a size; a hook takes time of its own."""
+    return Tuner(n_most)
