@@ -244,13 +244,13 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
     The continuation goes to stdout as it is made, everything else to stderr.
 
     Args:
-        prompt: the text to continue; an empty one begins a new text; without it, that of stdin, and at a keyboard one
-            after the other.
+        prompt: the text to continue; "" begins a new text; without one, stdin is read, or you are asked for one after
+            the other.
         n_tokens_to_generate: how many tokens at most; fewer if the model ends the text.
         temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
         top_k: choose among the k most likely tokens only; needs a temperature.
         top_p: choose among the fewest tokens that together have this probability; needs a temperature.
-        seed: a whole number that makes the same choices each time; needs a temperature.
+        seed: a whole number, with which the text is the same each time; needs a temperature.
         n_samples: how many continuations; with --seed S they use seeds S, S + 1, ...; needs a temperature.
         stop: end before this text; \\n is a newline, \\t a tab.
         echo: print the prompt before its continuation.

@@ -18,17 +18,19 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 
 import cli
 
-Component = Callable[..., object] | dict[str, Callable[..., object]]
+Function = Callable[..., object]
+Component = Function | dict[str, Function]
 
 COMMON = {  # parameters that mean the same in several programs; a function's docstring goes before
-    "text": "the text; without it, that of stdin; an empty one begins a new text",
+    "text": 'the text; "" begins a new text; without one, stdin is read, or you are asked for it',
     "out": "a file for the picture, .png, .pdf or .svg",
     "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir",
-    "models_dir": "the folder of models, into which official ones are downloaded; by default models/ beside gpt2.py",
+    "models_dir": "the folder of models; official ones are downloaded to it; by default models/ beside gpt2.py",
     "texts": "a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; without it, stdin",
     "column": "the column with the texts; a .txt file has one, text",
     "input_format": "txt, jsonl, csv or parquet, where the name does not say; what is piped into stdin is txt",
@@ -74,12 +76,10 @@ def bind(component: Component, arguments: list[str], short: dict[str, str] | Non
     wants_help = bool({"--help", "-h"} & asked)
     if not isinstance(component, dict):
         return _bind_function(component, arguments, short, program, wants_help)
-    is_command = lambda argument: argument.replace("-", "_") in component
     first = arguments[0] if arguments else "--help"
-    if first[:1] == "-":  # options may come before the command
-        first = next(filter(is_command, arguments), first)
-    if is_command(first):
-        place, name = arguments.index(first), first.replace("-", "_")
+    commands = [argument for argument in arguments if argument.replace("-", "_") in component]
+    if first in commands or commands and first[:1] == "-":  # options may come before the command
+        place, name = arguments.index(commands[0]), commands[0].replace("-", "_")
         rest = arguments[:place] + arguments[place + 1 :]
         return _bind_function(component[name], rest, short, f"{program} {name}", wants_help)
     if wants_help or not arguments:
@@ -89,7 +89,8 @@ def bind(component: Component, arguments: list[str], short: dict[str, str] | Non
                            "--help says what they do")
 
 
-def _bind_function(function, arguments, short, program, wants_help):
+def _bind_function(function: Function, arguments: list[str], short: dict[str, str], program: str, wants_help: bool
+                   ) -> Callable[[], object]:
     parameters, kinds = inspect.signature(function).parameters.values(), _types(function)
     letters = {letter: name for letter, name in short.items() if name in kinds} | {n: n for n in kinds if len(n) == 1}
     if wants_help:
@@ -117,24 +118,26 @@ def _bind_function(function, arguments, short, program, wants_help):
         raise CommandLineError(f"{error}{quotes if texts[1:] and ' must be ' in str(error) else ''}") from None
 
 
-def _bound_by_fire(function, kinds, given):
+def _bound_by_fire(function: Function, kinds: dict[str, type], given: dict[str, str]) -> Callable[[], object]:
     """The function with the arguments that Fire reads from {name: text}, as a callable without parameters."""
     import fire
 
-    calls = []
+    calls: list[Callable[[], object]] = []
 
     @functools.wraps(function)  # from which Fire has the signature
-    def collect(*args, **kwargs):
+    def collect(*args: object, **kwargs: object) -> None:
         calls.append(functools.partial(function, *args, **kwargs))
 
     parameters = inspect.signature(function).parameters
     converters = {name: _converter(name, kind, parameters[name].default is None) for name, kind in kinds.items()}
     fire.decorators.SetParseFns(**converters)(collect)
-    fire.Fire(collect, command=[f"--{name}={text}" for name, text in given.items()], serialize=lambda result: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what Fire calls, on Python 3.14
+        fire.Fire(collect, command=[f"--{name}={text}" for name, text in given.items()], serialize=lambda result: None)
     return calls[0]
 
 
-def _types(function):
+def _types(function: Function) -> dict[str, type]:
     """{parameter: the type to which its value is converted, which for `int | None` is int}"""
     hints = typing.get_type_hints(function)  # also where `from __future__ import annotations` made them strings
     kinds = {}
@@ -145,10 +148,12 @@ def _types(function):
     return kinds
 
 
-def _separated(arguments, kinds, letters):
+def _separated(arguments: list[str], kinds: dict[str, type], letters: dict[str, str]
+               ) -> tuple[dict[str, str], list[str]]:
     """The options that are given, a dict {name: text}, and the other arguments, a list."""
     given: dict[str, str] = {}
-    texts, rest = [], list(arguments)
+    texts: list[str] = []
+    rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         match = OPTION.fullmatch(argument)
@@ -175,14 +180,14 @@ def _separated(arguments, kinds, letters):
     return given, texts
 
 
-def _add(given, name, text):
+def _add(given: dict[str, str], name: str, text: str) -> None:
     if name in given:
         raise CommandLineError(f"{name} is given twice: {_quoted(given[name])} and {_quoted(text)}")
     given[name] = text
 
 
-def _converter(name, kind, may_be_none):
-    def convert(text):
+def _converter(name: str, kind: type, may_be_none: bool) -> Callable[[str], object]:
+    def convert(text: str) -> object:
         try:
             return TRUTH[text] if kind is bool else kind(text)
         except (ValueError, KeyError):
@@ -197,7 +202,7 @@ def _converter(name, kind, may_be_none):
 # --- help ---------------------------------------------------------------------------------------
 
 
-def _help(function, kinds, letters, program):
+def _help(function: Function, kinds: dict[str, type], letters: dict[str, str], program: str) -> str:
     """The help of a function, in argparse's layout."""
     import argparse
 
@@ -205,10 +210,10 @@ def _help(function, kinds, letters, program):
     parameters, width = inspect.signature(function).parameters, _width()
     usage = [p.name.upper() if p.default is p.empty else f"[{p.name.upper()}]" for p in parameters.values()
              if p.kind is p.POSITIONAL_OR_KEYWORD]
-    filled = lambda text, indent=0: textwrap.fill(text, width - indent, subsequent_indent=" " * indent)
+    filled = functools.partial(textwrap.fill, width=width)
     dashes = f"After -- everything is text: {program} -- -text" if usage and kinds[next(iter(kinds))] is str else ""
     parser = argparse.ArgumentParser(
-        usage=filled(" ".join([program, *usage, "[OPTION]..."]), indent=len("usage: ")), epilog=filled(dashes),
+        usage=filled(" ".join(["usage:", program, *usage, "[OPTION]..."]), subsequent_indent=" " * 7)[7:], epilog=filled(dashes),
         description="\n\n".join(map(filled, paragraphs)), add_help=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 30, width))
     letter_of = {name: f"-{letter}" for letter, name in letters.items()}
@@ -225,7 +230,7 @@ def _help(function, kinds, letters, program):
     return parser.format_help().replace(NO_BREAK, " ")
 
 
-def _docstring(function):
+def _docstring(function: Function) -> tuple[list[str], dict[str, str]]:
     """The text before `Args:` as a list of paragraphs, and the descriptions under it as a dict {parameter: text}."""
     head, _, args = (inspect.getdoc(function) or "").partition("\nArgs:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in head.split("\n\n") if paragraph.strip()]
@@ -233,7 +238,7 @@ def _docstring(function):
     return paragraphs, {name: " ".join(text.split()) for name, text in entries}
 
 
-def _list_of_commands(component, program):
+def _list_of_commands(component: dict[str, Function], program: str) -> str:
     lines, indent = [f"usage: {program} COMMAND [ARGUMENT]... [OPTION]...\n\ncommands:"], max(map(len, component)) + 4
     for name, function in component.items():
         lines.append(textwrap.fill(_docstring(function)[0][0], _width(), initial_indent=f"  {name}".ljust(indent),
@@ -241,20 +246,20 @@ def _list_of_commands(component, program):
     return "\n".join([*lines, "", f"The options of a command: {program} {next(iter(component))} --help"])
 
 
-def _width():
+def _width() -> int:
     return max(40, min(80, shutil.get_terminal_size().columns))
 
 
 # --- what was meant -----------------------------------------------------------------------------
 
 
-def _unknown_option(typed, names):
+def _unknown_option(typed: str, names: Iterable[str]) -> CommandLineError:
     meant = _did_you_mean(typed.lstrip("-").replace("-", "_"), [*names, "help"], "--")
     return CommandLineError(f"unknown option {_quoted(typed)}" + (meant or
                             "; --help lists them all; a text that begins with a dash goes after --, as in: -- -text"))
 
 
-def _did_you_mean(typed, names, dashes=""):
+def _did_you_mean(typed: str, names: Iterable[str], dashes: str = "") -> str:
     import difflib
 
     close = [name for name in names if len(typed) > 1 and name.startswith(typed)]
@@ -262,6 +267,6 @@ def _did_you_mean(typed, names, dashes=""):
     return f" (did you mean {' or '.join(dashes + name for name in close)}?)" if close else ""
 
 
-def _quoted(value):
+def _quoted(value: object) -> str:
     text = str(value)
     return repr(text if len(text) <= 60 else text[:60] + "…")

@@ -1,6 +1,7 @@
 """Quiet ends while a program is still importing what it needs."""
 import os
 import sys
+from types import TracebackType
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as shells have it
 
@@ -19,7 +20,7 @@ def guard_imports() -> None:
         signal.signal(signal.SIGINT, exit_interrupted)
 
 
-def exit_interrupted(*_) -> None:
+def exit_interrupted(*_: object) -> None:
     """End the process, as a handler of SIGINT: nothing has begun, or all is done, so there is nothing to tidy up."""
     end_line_of_terminal()
     os._exit(INTERRUPTED)
@@ -33,7 +34,7 @@ def end_line_of_terminal() -> None:
             return
 
 
-def excepthook(kind, error: BaseException, traceback) -> None:
+def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """As `sys.excepthook`, but quiet after Ctrl-C, and one line for a package that cannot be imported."""
     if isinstance(error, KeyboardInterrupt):
         exit_interrupted()

@@ -52,16 +52,16 @@ def print_table(table: Table, width: int) -> None:
             print(_cut("  ".join(cells).rstrip(), width))
 
 
-def _size(text):
+def _size(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def _pad(cell, size, side):
+def _pad(cell: str, size: int, side: str) -> str:
     space = " " * (size - _size(cell))
     return space + cell if side == ">" else cell + space
 
 
-def _cut(line, width):
+def _cut(line: str, width: int) -> str:
     if _size(line) <= width:
         return line
     while _size(line) >= width:

@@ -96,13 +96,13 @@ def is_interrupt(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _is_closed_pipe(error):
+def _is_closed_pipe(error: BaseException) -> bool:
     """Whether the reader of stdout has gone away, for which Windows has no error of its own."""
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and isinstance(error, OSError)
                                                   and error.errno == errno.EINVAL and error.filename is None)
 
 
-def _flush_stdout():
+def _flush_stdout() -> None:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -26,8 +26,11 @@ def read_text(text: str | None, max_bytes: int | None = None) -> str:
         ValueError: stdin is not UTF-8.
     """
     if text is None:
-        return (ask("text: ") or "") if _at_keyboard() else read_stdin(max_bytes)
-    if text.isdecimal() and _stdin_is_unread():
+        if not _at_keyboard():
+            return read_stdin(max_bytes)
+        if (text := ask("text: ")) is None:
+            sys.exit()  # Ctrl-D: there is nothing to do
+    elif text.isdecimal() and _stdin_is_unread():
         notice(f"stdin is not read: the text is {text!r}; if it is meant as a number, give the option's name")
     if max_bytes is not None and len(text) > max_bytes:
         raise _too_long(max_bytes)
@@ -42,7 +45,7 @@ def for_each_prompt(answer: Callable[[str], T], text: str | None, max_bytes: int
     if text is not None or not _at_keyboard():
         return answer(read_text(text, max_bytes))
     ends = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-    notice(f"type a text to continue it; an empty one begins a new text; Ctrl-C stops, {ends} ends")
+    notice(f"type a text to continue; Ctrl-C stops, {ends} ends")
     while True:
         try:
             line = ask("> ")
@@ -83,13 +86,13 @@ def read_stdin(max_bytes: int | None = None) -> str:
     return _decoded(data, "stdin").removesuffix("\n").removesuffix("\r")
 
 
-def read_file(path: str | os.PathLike) -> str:
+def read_file(path: str | os.PathLike[str]) -> str:
     """The text of a file, whole. ValueError if it is not UTF-8."""
     with open(path, "rb") as file:
         return _decoded(file.read().removeprefix(codecs.BOM_UTF8), path)
 
 
-def _decoded(data, source):
+def _decoded(data: bytes, source: object) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -97,16 +100,16 @@ def _decoded(data, source):
                          "UTF-8 first") from None
 
 
-def _too_long(max_bytes):
+def _too_long(max_bytes: int) -> CommandLineError:
     return CommandLineError(f"the text is longer than {max_bytes:,} bytes, which is more than can fit into the model's "
                             "context: shorten it")
 
 
-def _at_keyboard():
+def _at_keyboard() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _stdin_is_unread():
+def _stdin_is_unread() -> bool:
     """Whether stdin is a pipe, or a file of which nothing has been read."""
     try:
         status = os.fstat(0)

@@ -1,10 +1,10 @@
 """Text that comes out of a program: streamed, cut at a stop, timed."""
 import itertools
-import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import TextIO
 
 
 def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
@@ -48,6 +48,8 @@ def print_pieces(pieces: Iterable[str], before: str = "") -> str:
 
 def print_json(**values: object) -> str:
     """Print a dict as one line of JSON, without the values that are None; returns the line."""
+    import json
+
     line = json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False)
     print(line, flush=True)
     return line
@@ -67,7 +69,7 @@ def end_line(text: str, anyway: bool = False) -> None:
         print(flush=True)
 
 
-def _same_file(a, b):
+def _same_file(a: TextIO, b: TextIO) -> bool:
     try:
         first, second = os.fstat(a.fileno()), os.fstat(b.fileno())
     except (OSError, ValueError):  # a stream that is not a file
@@ -78,7 +80,7 @@ def _same_file(a, b):
 class Stopwatch:
     """Counts the tokens that pass through it, and the seconds; as str it is the line with which a program closes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.n_tokens, self.first, self.last = 0, 0.0, 0.0
         self.start = time.perf_counter()
 
@@ -90,6 +92,6 @@ class Stopwatch:
             self.n_tokens += 1
             yield i
 
-    def __str__(self):
+    def __str__(self) -> str:
         return (f"{self.n_tokens} token{'s' * (self.n_tokens != 1)} in {self.last:.2f} s "
                 f"({self.n_tokens / max(self.last, 1e-9):.1f} tokens/s), the first after {self.first:.2f} s")

@@ -3,6 +3,8 @@
 A command is a function `show_...` with the options of the terminal as its parameters; its docstring is its help. What
 `text`, `out`, `model_size` and `models_dir` mean is the same for all and said once, in `cli.arguments.COMMON`.
 """
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +59,19 @@ def save_picture(plot: Callable, result, out: str | None) -> None:
     """Write what `plot` draws of the result to the file `out`, if there is one. No display is needed."""
     if out is None:
         return
-    figure = figure_class()(layout="constrained")
+    figure, data = figure_class()(layout="constrained"), io.BytesIO()
     plot(result, figure)
-    figure.savefig(out, dpi=100, bbox_inches="tight")
+    figure.savefig(data, dpi=100, bbox_inches="tight", format=Path(out).suffix[1:].lower())
+    write_whole(out, data.getvalue())
     notice(f"the picture is in {out}")
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write a file that appears when it is whole: Ctrl-C or a full disk leaves the old one, not half a new one."""
+    partial = Path(f"{path}.part")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

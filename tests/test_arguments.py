@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -159,6 +160,14 @@ def test_a_single_dash_is_stdin():
 def test_what_is_wrong_is_said_before_anything_runs(arguments, message):
     assert message in refused(arguments)
     assert len(refused(arguments)) < 250 and "\n" not in refused(arguments)
+
+
+def test_what_fire_calls_on_new_pythons_warns_nobody(monkeypatch, recwarn):
+    def deprecated(function):
+        warnings.warn("'asyncio.iscoroutinefunction' is deprecated", DeprecationWarning, stacklevel=1)
+
+    monkeypatch.setattr("asyncio.iscoroutinefunction", deprecated)
+    assert called("x") == DEFAULTS | {"prompt": "x"} and not recwarn.list
 
 
 def test_required_parameters():

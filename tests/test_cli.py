@@ -492,3 +492,7 @@ def test_lens_asks_for_its_text_once(keyboard):
     program.sendline("O Romeo")
     program.expect_exact("·Rome")
     assert exit_status(program) == 0
+    program = keyboard("lens.py", "tokens")
+    program.expect_exact("text: ")
+    program.sendeof()
+    assert exit_status(program) == 0 and "endoftext" not in program.before

@@ -1,8 +1,10 @@
 """lens.py as people start it: each command as a process, its table and its picture."""
 import math
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import BUNDLED, MODELS, ROOT, TEXT, read_png
@@ -99,6 +101,16 @@ def test_bad_commands_are_one_line(lens_py, arguments, status, message):
     result = lens_py(*arguments, *BUNDLED)
     assert result.returncode == status and result.stdout == ""
     assert message in result.stderr and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_a_picture_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda self, data: [write(self, data[:9]), os.fsync(-1)])
+    result = lens_py("tokens", "x", *BUNDLED, "--out", str(path))
+    assert result.returncode == 1 and result.stderr.startswith("error: ")
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
 
 
 def test_commands_without_matplotlib(run, tmp_path):
