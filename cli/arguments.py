@@ -29,7 +29,8 @@ Component = Function | dict[str, Function]
 COMMON = {  # parameters that mean the same in several programs; a function's docstring goes before
     "text": 'the text; "" begins a new text; without one, stdin is read, or you are asked for it',
     "out": "a file for the picture, .png, .pdf or .svg",
-    "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, or the name of any model's folder in models_dir",
+    "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, the name of any model's folder in models_dir, a "
+                  "folder's path, as ./mine, or owner/name, a model on the Hugging Face Hub",
     "models_dir": "the folder of models; official ones are downloaded to it; by default models/ beside gpt2.py",
     "texts": "a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; without it, stdin",
     "column": "the column with the texts; a .txt file has one, text",
@@ -213,8 +214,8 @@ def _help(function: Function, kinds: dict[str, type], letters: dict[str, str], p
     filled = functools.partial(textwrap.fill, width=width)
     dashes = f"After -- everything is text: {program} -- -text" if usage and kinds[next(iter(kinds))] is str else ""
     parser = argparse.ArgumentParser(
-        usage=filled(" ".join(["usage:", program, *usage, "[OPTION]..."]), subsequent_indent=" " * 7)[7:], epilog=filled(dashes),
-        description="\n\n".join(map(filled, paragraphs)), add_help=False,
+        usage=filled(" ".join(["usage:", program, *usage, "[OPTION]..."]), subsequent_indent=" " * 7)[7:],
+        description="\n\n".join(map(filled, paragraphs)), epilog=filled(dashes), add_help=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 30, width))
     letter_of = {name: f"-{letter}" for letter, name in letters.items()}
     for name, kind in kinds.items():
