@@ -26,6 +26,7 @@ from cli.text_in import unescape
 from generation.checks import check_command
 from generation.sampling import Sampling
 from many_texts.run import Options, run
+from many_texts.scoring import check_options
 
 
 def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 40, temperature: float = 0,
@@ -57,7 +58,9 @@ def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 
         top_p=top_p, seed=seed, n_samples=n_samples, stop=stop and unescape(stop))
 
 
-def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bool = False, stride: int | None = None,
+def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bool = False, per: str = "text",
+          correction: str = "whitespace", split_punctuation: bool = False, entropy: bool = False,
+          context: str | None = None, bos: bool = True, base: str | None = None, stride: int | None = None,
           model_size: str = "124M", models_dir: str | None = None, column: str = "text",
           input_format: str | None = None, prefix: str = "", scheduler: str | None = None,
           n_workers: int | None = None, strict: bool = False, overwrite: bool = False) -> None:
@@ -69,13 +72,29 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
     Args:
         out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
         tokens: add the columns tokens and token_surprisals, lists of each token and its surprisal in bits.
-        words: add the columns words and word_surprisals: each word, as white space delimits them, and the sum over its
-            tokens; the space before a word belongs to it.
+        words: add the columns words and word_surprisals, lists of each word, as white space delimits them, and its
+            surprisal in bits; the white space before a word belongs to it.
+        per: text, a row for each text; or word, a row for each word, without the text but with all other columns, and
+            with text (which text, from 0), index (which word, from 0), word, surprisal, n_tokens and characters.
+        correction: what begins a word, for its probability: whitespace; space, the space alone, as published; none, for
+            the sum over its tokens.
+        split_punctuation: tokens of punctuation are words of their own.
+        entropy: add the entropy of what each token, or the first of each word, was chosen from.
+        context: a column with a text that is read before each text and not scored.
+        bos: put <|endoftext|> before each text; with --bos False the first token is not scored.
+        base: 2 or e, of all logarithms; without it log_prob is a natural logarithm, all else is in bits.
         stride: a text longer than the context is read in windows this many tokens apart; by default half a context.
     """
+    with argument_errors():
+        check_options(correction, base, per)
+        if per == "word" and tokens:
+            raise ValueError("a row for each word (--per word) has no place for the lists of tokens (--tokens)")
+        if entropy and not (tokens or words or per == "word"):
+            raise ValueError("the entropy is that of tokens or words: add --tokens, --words or --per word")
     options = Options(texts, out, column, input_format, model_size, models_dir, scheduler, n_workers, prefix, strict,
-                      overwrite)
-    run("score", options, stride=stride, tokens=tokens, words=words)
+                      overwrite, context)
+    run("score", options, stride=stride, tokens=tokens, words=words, per=per, correction=correction,
+        split_punctuation=split_punctuation, entropy=entropy, bos=bos, base=base)
 
 
 COMMANDS: dict[str, Callable] = {"generate": generate, "score": score}

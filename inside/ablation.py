@@ -12,6 +12,7 @@ from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
 from inside.result import titled, with_title
 from inside.tokens import one_token, pieces_of, quote, tokens
+from many_texts.batches import log_prob_of
 from utils import load_encoder_hparams_and_params
 
 KINDS = {"z": "head", "attn_out": "attention", "mlp_out": "feed-forward network"}
@@ -58,18 +59,13 @@ def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z
     heads = range(hparams["n_head"]) if what == "z" else [None]
     take_out = zero if by == "zero" else mean
     interventions = [take_out(layer, head, what) for layer in range(hparams["n_layer"]) for head in heads]
-    log_probs = sweep(ids, model, [None, *interventions], lambda logits: log_softmax(logits[-1])[answer], hook=hook)
+    log_probs = sweep(ids, model, [None, *interventions], lambda logits: log_prob_of(answer, logits[-1:])[0],
+                      hook=hook)
     change = (log_probs[1:] - log_probs[0]).reshape(-1, len(heads))
     (piece,) = pieces_of([answer], encoder)
     title = (f"{model_name(model)}: change of the log-probability of {piece} ({log_probs[0]:.2f}) without each "
              f"{KINDS[what]} ({by} ablation), after {quote(ids, encoder)}")
     return with_title(Ablation(change, float(log_probs[0]), what), title)
-
-
-def log_softmax(logits):
-    """The log-probabilities [n_vocab] of logits [n_vocab], in double precision."""
-    shifted = logits.astype(np.float64) - logits.max()
-    return shifted - np.log(np.exp(shifted).sum())
 
 
 def table_ablation(result) -> Table:

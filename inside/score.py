@@ -11,20 +11,21 @@ from cli.arguments import CommandLineError
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
-from gpt2 import gpt2
 from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
-from inside.tokens import quote, tokens
-from many_texts.batches import log_prob_of, log_probs, windows
+from inside.tokens import pieces_of, quote, tokens
+from many_texts.scoring import Word, check_options, encode_after, score_texts, units
 from utils import load_encoder_hparams_and_params
 
 
 @titled
 class Score(NamedTuple):
     """How likely a text is: ids int [n_seq], pieces, log_probs float64 [n_seq] (natural logarithms of each token's
-    probability after those before it), their total, n_bytes in UTF-8, bits_per_byte and perplexity."""
+    probability after those before it, NaN where a token is not scored), their total, n_bytes in UTF-8, bits_per_byte
+    and perplexity. Where asked for: words, a list of `many_texts.scoring.Word` (word, surprisal in bits, n_tokens,
+    entropy), else empty; entropies float64 [n_seq] in bits, of what each token was chosen from, else NaN."""
 
     ids: np.ndarray
     pieces: list[str]
@@ -33,10 +34,13 @@ class Score(NamedTuple):
     n_bytes: int
     bits_per_byte: float
     perplexity: float
+    words: list[Word]
+    entropies: np.ndarray
 
 
 def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], model, stride: int | None = None,
-          hook=None):
+          hook=None, *, words: bool = False, correction: str = "whitespace", split_punctuation: bool = False,
+          entropy: bool = False, context=None, bos: bool = True):
     """How likely the model finds a text: the log-probability of each token, the total, bits per byte, perplexity.
 
     <|endoftext|> is put before the text, so that its first token is scored too. A text longer than the context is read
@@ -46,12 +50,22 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
     bits_per_byte is the total in bits over the UTF-8 bytes of the text, which compares models of different
     vocabularies (as in Gao et al., https://arxiv.org/abs/2101.00027); perplexity is exp(-total / n_seq).
 
+    The surprisal of a word is not the sum over its tokens: `many_texts.scoring` says why, and what is right.
+
     Args:
         text, model: as in `tokens`; the text must not be empty. A list of texts is scored faster than each by itself:
             short ones share a pass.
         stride: how many tokens lie between the starts of two windows, 1 to n_ctx; half of n_ctx if not given. With
             n_ctx the windows lie side by side, and each starts without context.
         hook: as in `gpt2.gpt2`, called in each window.
+        words: give the words too, as white space delimits them; the white space before a word belongs to it.
+        correction: what begins a word, for its probability: "whitespace"; "space", the space alone, as published;
+            "none", for the sum over its tokens.
+        split_punctuation: tokens of punctuation are words of their own.
+        entropy: give the entropies too.
+        context: a text that is read before this one and not scored (a list of them for a list of texts), with a space
+            between the two where neither has white space there; or ids, if the text is ids.
+        bos: False leaves out <|endoftext|>; then the first token is not scored.
 
     Returns:
         Score, or a list of them for a list of texts.
@@ -61,6 +75,8 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
 
     >>> round(score("To be, or not to be", model).bits_per_byte, 1)
     2.1
+    >>> [(word.word, round(word.surprisal, 1)) for word in score("O Romeo, Romeo!", model, words=True).words]
+    [('O', 7.3), ('Romeo,', 8.0), ('Romeo!', 7.4)]
     """
     encoder, hparams, params = check_model(model)
     if stride is not None:
@@ -69,64 +85,71 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
         raise TypeError("this model has no tokenizer (encoder is None), so it has no <|endoftext|> to score from")
     many = not isinstance(text, str) and len(text) > 0 and not isinstance(text[0], numbers.Integral)
     texts: list[Any] = list(text) if many else [text]
-    if any(len(one) == 0 for one in texts):
-        raise ValueError("there is nothing to score: the text is empty")
-    found = [tokens(one, model) for one in texts]
-    ids = [one.ids for one in found]
-    if many and hook is None:
-        each = log_probs(ids, params, hparams["n_head"], encoder.new_text()[0], stride)
-    else:
-        each = [_log_probs(one, model, stride, hook) for one in ids]
-    results = [_result(one, log_p, model) for one, log_p in zip(found, each)]
+    contexts: list[Any] = [None] * len(texts) if context is None else list(context) if many else [context]
+    if len(contexts) != len(texts):
+        raise ValueError(f"there must be a context for each of the {len(texts)} texts, not {len(contexts)}")
+    ids, n_context = zip(*[_ids_after(*pair, model) for pair in zip(contexts, texts)])
+    scores = score_texts(ids, encoder, params, hparams["n_head"], n_context=n_context, stride=stride, bos=bos,
+                         words=words, correction=correction, split_punctuation=split_punctuation, entropy=entropy,
+                         hook=hook)
+    results = [_result(one, model) for one in scores]
     return results if many else results[0]
 
 
-def _log_probs(ids, model, stride, hook):
-    """As `log_probs`, of one text, which a hook may look at and change."""
-    encoder, hparams, params = model
-    inputs = np.concatenate([encoder.new_text(), ids[:-1]])  # each token is predicted from the one before it
-    result = np.empty(len(ids))
-    for start, done, end in windows(len(ids), hparams["n_ctx"], stride):
-        logits = gpt2(inputs[start:end], **params, n_head=hparams["n_head"], n_logits=end - done, hook=hook)
-        result[done:end] = log_prob_of(ids[done:end], logits)
-    return result
+def _ids_after(context, text, model):
+    """(ids, n_context) of a text and its context, each text or ids."""
+    if len(text) == 0:
+        raise ValueError("there is nothing to score: the text is empty")
+    if context is None or len(context) == 0:
+        return tokens(text, model).ids, 0
+    if isinstance(text, str) and isinstance(context, str):
+        return encode_after(context, text, model[0])
+    if isinstance(text, str) or isinstance(context, str):
+        raise TypeError("the context and the text must both be text, or both be token ids")
+    return np.concatenate([tokens(context, model).ids, tokens(text, model).ids]), len(context)
 
 
-def _result(found, log_p, model):
-    encoder, total = model[0], float(log_p.sum())
-    n_bytes = sum(len(encoder.token_bytes(i)) for i in found.ids)
-    with np.errstate(over="ignore"):
-        perplexity = float(np.exp(-total / len(found.ids)))
-    result = Score(found.ids, found.pieces, log_p, total, n_bytes, -total / math.log(2) / n_bytes, perplexity)
+def _result(scores, model):
+    encoder = model[0]
+    result = Score(pieces=pieces_of(scores.ids, encoder), **scores._asdict())
     return with_title(result, f"{model_name(model)}: {result.bits_per_byte:.3f} bits per byte, perplexity "
-                              f"{perplexity:,.1f} in {quote(found.ids, encoder)}")
+                              f"{result.perplexity:,.1f} in {quote(result.ids, encoder)}")
 
 
-def table_score(result, *, each: bool | None = None) -> list[Table]:
-    """`Score` as tables: the tokens, then the totals.
+def table_score(result, *, each: bool | None = None, base: str | None = None) -> list[Table]:
+    """`Score` as tables: the tokens, the words if there are any, then the totals.
 
     Args:
         each: True or False, whether to list each token; without it, a text of up to 256 tokens is listed.
+        base: "2" or "e", of all logarithms; without it log-probabilities are natural logarithms, all else is in bits.
     """
     if each is not None and not isinstance(each, bool):
         raise TypeError(f"each must be True or False, not {each!r}")
-    n, listed = len(result.ids), []
+    log_unit, bit = units(base)
+    n, listed, (log_unit, bit) = len(result.ids), [], units(base)
+    name, unit = ("log2-probability" if base == "2" else "log-probability"), ("nats" if base == "e" else "bits")
     if each is None and n > 256:
         notice(f"the text has {n:,} tokens, which are not listed; --each True lists them")
     elif each is not False:
-        listed = [Table("<>>>", ["token", "id", "log-probability", "probability"],
-                        [[piece, str(i), f"{p:.4f}", f"{math.exp(p):.2%}"]
-                         for i, piece, p in zip(result.ids, result.pieces, result.log_probs, strict=True)])]
-    return [*listed, Table("<>", None, [["tokens", f"{len(result.ids):,}"], ["bytes", f"{result.n_bytes:,}"],
-                                        ["total log-probability", f"{result.total:.3f}"],
-                                        ["total in bits", f"{-result.total / math.log(2):.3f}"],
-                                        ["bits per byte", f"{result.bits_per_byte:.4f}"],
-                                        ["perplexity", f"{result.perplexity:,.3f}"]])]
+        columns = {"token": result.pieces, "id": map(str, result.ids),
+                   name: [f"{p / log_unit:.4f}" for p in result.log_probs],
+                   "probability": [f"{math.exp(p):.2%}" for p in result.log_probs]}
+        if not np.isnan(result.entropies).all():
+            columns[f"entropy in {unit}"] = [f"{entropy * bit:.4f}" for entropy in result.entropies]
+        listed.append(Table("<" + ">" * (len(columns) - 1), list(columns), [*map(list, zip(*columns.values()))]))
+    if result.words:
+        rows = [[word.word, f"{word.surprisal * bit:.4f}", str(word.n_tokens)] for word in result.words]
+        listed.append(Table("<>>", ["word", f"surprisal in {unit}", "tokens"], rows))
+    totals = [["tokens", f"{n:,}"], ["bytes", f"{result.n_bytes:,}"],
+              [f"total {name}", f"{result.total / log_unit:.3f}"],
+              ["total in bits", f"{-result.total / math.log(2):.3f}"],
+              ["bits per byte", f"{result.bits_per_byte:.4f}"], ["perplexity", f"{result.perplexity:,.3f}"]]
+    return [*listed, Table("<>", None, totals)]
 
 
 def plot_score(result, ax=None):
     """Draw `Score`: the surprisal of each token in bits, high where the model did not expect it."""
-    bits = -result.log_probs / math.log(2)
+    bits = np.nan_to_num(-result.log_probs / math.log(2), posinf=np.inf)  # no bar for what is not scored
     ax, width, height = new_axes(ax, min(16, max(4, 0.2 * len(bits))), 2.2, margins=(1.4, 1.4))
     from matplotlib import cm, colors
 
@@ -141,7 +164,9 @@ def plot_score(result, ax=None):
 
 
 def show_score(text: str | None = None, stride: int | None = None, *, file: str | None = None,
-               each: bool | None = None, out: str | None = None, model_size: str | None = None,
+               each: bool | None = None, words: bool = False, correction: str = "whitespace",
+               split_punctuation: bool = False, entropy: bool = False, context: str | None = None, bos: bool = True,
+               base: str | None = None, out: str | None = None, model_size: str | None = None,
                models_dir: str | None = None) -> None:
     """How likely the model finds a text: the log-probability of each token, the total, bits per byte, perplexity.
 
@@ -151,13 +176,25 @@ def show_score(text: str | None = None, stride: int | None = None, *, file: str 
             context if not given.
         file: a file of UTF-8 text to score instead.
         each: whether to list each token; without it, a text of up to 256 tokens is listed.
+        words: list each word, as white space delimits them, with its surprisal; the white space before a word belongs
+            to it.
+        correction: what begins a word, for its probability: whitespace; space, the space alone, as published; none, for
+            the sum over its tokens.
+        split_punctuation: tokens of punctuation are words of their own.
+        entropy: show the entropy of what each token was chosen from.
+        context: a text that is read before and not scored.
+        bos: put <|endoftext|> before the text; with --bos False the first token is not scored.
+        base: 2 or e, of all logarithms; without it log-probabilities are natural logarithms, all else is in bits.
     """
     check_out(out)
     if text is not None and file is not None:
         raise CommandLineError(f"score a text or a file, not both: got {text!r} and --file {file}")
+    with argument_errors():
+        check_options(correction, base)
     model = load_encoder_hparams_and_params(model_size, models_dir)
     text = text_in.read_text(text) if file is None else text_in.read_file(file)
     with argument_errors():
-        result = score(text, model, stride)
-    print_tables(table_score(result, each=each))
+        result = score(text, model, stride, words=words, correction=correction, split_punctuation=split_punctuation,
+                       entropy=entropy, context=context, bos=bos)
+    print_tables(table_score(result, each=each, base=base))
     save_picture(plot_score, result, out)

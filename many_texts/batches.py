@@ -1,12 +1,13 @@
 """Many texts in one pass: their rows lie side by side, so that each weight is read once for all of them."""
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from backend.passes import run_on_cores
 from backend.products import matmul
 from generation.checks import check_generation
+from generation.hooks import Hook
 from generation.kv_cache import KVCache, SideBySide, no_cache
 from generation.sampling import Sampling, seed_of
 from gpt2 import gpt2, layer_norm, layers
@@ -175,49 +176,86 @@ def running(texts: list[Continuation], make_cache: Callable[[int], KVCache], max
 # --- score --------------------------------------------------------------------------------------
 
 
-def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, first_id: int,
+def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int,
               stride: int | None = None) -> list[np.ndarray]:
     """The natural logarithm of each token's probability after the tokens before it.
 
-    A text longer than the context is read in `windows`. Short texts share a pass (`side_by_side`): nothing is
-    padded.
-
     Args:
-        texts: the ids of each text, none of them empty.
-        params, n_head: as in `gpt2.generate`.
-        first_id: what stands before each text, <|endoftext|>, from which its first token is predicted.
-        stride: how many tokens lie between the starts of two windows, 1 to n_ctx; None is half of n_ctx.
+        texts, params, n_head, stride: as in `measured`; each text begins with <|endoftext|>, so that its own first
+            token is predicted too.
 
     Returns:
-        list of float64 [n_seq], one for each text.
+        list of float64 [n_seq - 1], one for each text: there is no prediction of the first id.
     """
-    n_ctx = len(params["wpe"])
-    results = [np.empty(len(ids)) for ids in texts]
-    packed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    n_rows = 0
-    for text, result in zip(texts, results):
-        ids = np.concatenate([[first_id], text])  # position i predicts position i + 1
-        for start, done, end in windows(len(result), n_ctx, stride):
-            if packed and n_rows + end - start > MAX_SCORED_ROWS:
-                score_packed(packed, params, n_head)
-                packed, n_rows = [], 0
-            packed.append((ids[start:end], ids[1 + done : 1 + end], result[done:end]))
+    return measured(texts, params, n_head, log_prob_of, stride=stride)
+
+
+def measured(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, measure: Callable, *,
+             n_read: Sequence[int] | None = None, stride: int | None = None, hook: Hook | None = None
+             ) -> list[np.ndarray]:
+    """What `measure` says of each prediction that the model makes in the texts.
+
+    A text longer than the context is read in `windows`. Short texts share a pass (`side_by_side`): nothing is padded.
+    The logits of a few predictions are in memory at a time, not those of a whole text.
+
+    Args:
+        texts: the ids of each text, at least two.
+        params, n_head: as in `gpt2.generate`.
+        measure: callable (ids [n], logits [n, n_vocab]) -> array [n, ...]; row i of the logits predicts id i.
+        n_read: how many ids at the start of each text are read only; by default 1, which nothing predicts.
+        stride: how many tokens lie between the starts of two windows, 1 to n_ctx; None is half of n_ctx.
+        hook: as in `gpt2.gpt2`, called in each window; then no two windows share a pass.
+
+    Returns:
+        list of arrays [n_seq - n_read, ...], one for each text.
+    """
+    n_ctx, n_rows = len(params["wpe"]), 0
+    parts: list[list[np.ndarray]] = [[] for _ in texts]
+    packed: list[Window] = []
+
+    def flush():
+        for i, ids, logits in window_logits(packed, params, n_head, hook):
+            parts[i].append(measure(ids, logits))
+        packed.clear()
+
+    for i, text in enumerate(texts):
+        ids, first = np.asarray(text, dtype=np.intp), n_read[i] if n_read else 1
+        for start, done, end in windows(len(ids) - 1, n_ctx, stride):  # position j predicts id j + 1
+            done = max(done, first - 1)
+            if done >= end:  # nothing but context
+                continue
+            if packed and (hook or n_rows + end - start > MAX_SCORED_ROWS):
+                flush()
+                n_rows = 0
+            packed.append(Window(i, ids[start:end], ids[1 + done : 1 + end]))
             n_rows += end - start
-    if packed:
-        score_packed(packed, params, n_head)
-    return results
+    flush()
+    return [np.concatenate(part) for part in parts]
 
 
-def score_packed(packed: list[tuple[np.ndarray, np.ndarray, np.ndarray]], params: dict[str, Any], n_head: int) -> None:
-    """One pass over windows side by side, each (ids to read, ids to score at its end, where to put the results)."""
-    x = side_by_side([read for read, _, _ in packed], None, **params, n_head=n_head)  # [n_rows, n_embd]
-    end = 0
-    for read, scored, result in packed:
-        end += len(read)
-        for start in range(0, len(scored), MAX_LOGITS):
-            part = slice(start, start + MAX_LOGITS)
-            logits = matmul(x[end - len(scored) : end][part], params["wte"].T)  # [n, n_embd] -> [n, n_vocab]
-            result[part] = log_prob_of(scored[part], logits)
+class Window(NamedTuple):
+    """Part of a text: the ids that a pass reads, and those that its last positions predict."""
+
+    text: int  # which one
+    read: np.ndarray
+    predicted: np.ndarray
+
+
+def window_logits(packed: list[Window], params: dict[str, Any], n_head: int, hook: Hook | None
+                  ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """One pass over windows side by side: (text, ids [n], logits [n, n_vocab] that predict them), some at a time."""
+    if hook is not None:
+        for text, read, predicted in packed:
+            yield text, predicted, gpt2(read, **params, n_head=n_head, n_logits=len(predicted), hook=hook)
+    elif packed:
+        x = side_by_side([window.read for window in packed], None, **params, n_head=n_head)  # [n_rows, n_embd]
+        end = 0
+        for text, read, predicted in packed:
+            end += len(read)
+            for start in range(0, len(predicted), MAX_LOGITS):
+                part = slice(start, start + MAX_LOGITS)
+                rows = x[end - len(predicted) : end][part]
+                yield text, predicted[part], matmul(rows, params["wte"].T)  # [n, n_embd] -> [n, n_vocab]
 
 
 def windows(n_seq: int, n_ctx: int, stride: int | None) -> Iterator[tuple[int, int, int]]:
@@ -233,8 +271,8 @@ def windows(n_seq: int, n_ctx: int, stride: int | None) -> Iterator[tuple[int, i
         start, done = start + stride, end
 
 
-def log_prob_of(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """The log-probability float64 [n] of each id [n], from its logits [n, n_vocab]."""
+def log_prob_of(ids: np.ndarray | int, logits: np.ndarray) -> np.ndarray:
+    """The log-probability float64 [n] of each id [n], or of one id, from its logits [n, n_vocab]."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    right = shifted[np.arange(len(ids)), ids]
+    right = shifted[np.arange(len(logits)), ids]
     return right - np.log(np.exp(shifted, out=shifted).sum(axis=-1, dtype=np.float64))

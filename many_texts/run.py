@@ -36,6 +36,7 @@ class Options(NamedTuple):
     prefix: str
     strict: bool
     overwrite: bool
+    context: str | None = None  # the column with what is read before each text
 
 
 class Command(NamedTuple):
@@ -56,6 +57,9 @@ COMMANDS = {
 }
 LISTS = {"tokens": {"tokens": "list of string", "token_surprisals": "list of float64"},
          "words": {"words": "list of string", "word_surprisals": "list of float64"}}
+ENTROPIES = {"tokens": {"token_entropies": "list of float64"}, "words": {"word_entropies": "list of float64"}}
+PER_WORD = {"text": "int64", "index": "int64", "word": "string", "surprisal": "float64", "n_tokens": "int64",
+            "characters": "int64"}
 N_ROUNDS = 8  # a run with so many blocks for each worker begins with smaller ones
 
 
@@ -72,10 +76,8 @@ def run(name: str, options: Options, **how) -> None:
     """
     check_packages()
     command, out = COMMANDS[name], options.out
-    added = command.added | {key: kind for option in LISTS if how.get(option) for key, kind in LISTS[option].items()}
-    if how.get("n_samples", 1) > 1:
-        added = {"sample": "int64"} | added
-    added |= {"error": "string"}
+    added = added_columns(command, **how)
+    dropped = {options.column, options.context} if how.get("per") == "word" else set()
     with contextlib.ExitStack() as stack:
         with argument_errors():
             source = stack.enter_context(open_source(options.texts, options.input_format))
@@ -83,8 +85,8 @@ def run(name: str, options: Options, **how) -> None:
             if options.n_workers is not None:
                 check_whole("n_workers", options.n_workers, 1, 1024, "processes on one machine")
         stack.enter_context(only_run(out))
-        rows = Rows(source, options.column)
-        types = survey(rows, options, added)
+        rows = Rows(source, options.column, options.context)
+        types = survey(rows, options, added, dropped)
         if options.scheduler is None:  # downloads and converts it where that has to be done
             load_encoder_hparams_and_params(options.model_size, options.models_dir)
         from many_texts import cluster
@@ -93,7 +95,7 @@ def run(name: str, options: Options, **how) -> None:
         client = stack.enter_context(cluster.connected(options.scheduler, options.n_workers))
         fingerprint = cluster.on_all(client, work.fingerprint, options.model_size, options.models_dir)
         identity = {"command": name, "texts": rows.n, "contents of the texts": rows.digest(), "column": options.column,
-                    "model": fingerprint, **how}
+                    "context": options.context, "model": fingerprint, **how}
         with contextlib.closing(open_journal(out, identity, options.overwrite)) as journal:
             if how.get("temperature") and how["seed"] is None:
                 how["seed"] = journal.head["drawn_seed"]
@@ -106,11 +108,22 @@ def run(name: str, options: Options, **how) -> None:
             with kept(journal):
                 blocks = blocks_of(unfinished(rows, journal), sizes(rows.n - journal.n_texts, n_workers, command))
                 work_through(client, function, blocks, journal, rows.n, options.strict)
-                tables.write(out, joined(rows, journal, added, options.prefix), types)
+                tables.write(out, joined(rows, journal, added, options.prefix, dropped), types)
         os.unlink(journal.path)
     notice(f"{counted(rows.n, 'text')}, {counted(journal.n_tokens, 'token')} in {time.perf_counter() - start:.1f} s, "
            f"{counted(journal.n_failed, 'row')} failed"
            + (f"; the column {options.prefix}error says why" if journal.n_failed else ""))
+
+
+def added_columns(command, *, n_samples=1, per="text", entropy=False, **how):
+    """The columns that a command adds: dict {name: type}."""
+    if per == "word":
+        return PER_WORD | ({"entropy": "float64"} if entropy else {}) | {"error": "string"}
+    added = ({"sample": "int64"} if n_samples > 1 else {}) | command.added
+    for option in LISTS:
+        if how.get(option):
+            added |= LISTS[option] | (ENTROPIES[option] if entropy else {})
+    return added | {"error": "string"}
 
 
 def counted(n, what):
@@ -188,8 +201,8 @@ class Rows:
         n: how many there are; known when they have been read once.
     """
 
-    def __init__(self, source: tables.Source, column: str):
-        self.source, self.column = source, column
+    def __init__(self, source: tables.Source, column: str, context: str | None = None):
+        self.source, self.column, self.context = source, column, context
         self.n = 0
         self.digests: list[bytes] = []  # one for every 64 rows or 64 KB of texts
 
@@ -218,8 +231,11 @@ class Rows:
         n_bytes = 0
         for place, row in enumerate(through(self.source.rows())):
             text = Text(place, *tables.text_of(row, self.column))
+            if self.context is not None and row.values.get(self.context) not in (None, ""):
+                context, error = tables.text_of(row, self.context)
+                text = text._replace(context=context, error=text.error or error)
             piece.append((text, row))
-            n_bytes += len(text.text or "")
+            n_bytes += text.size
             if len(piece) == 64 or n_bytes > 2**16:
                 yield piece
                 piece, n_bytes = [], 0
@@ -234,7 +250,7 @@ def digest_of(piece):
     return digest.digest()[:16]
 
 
-def survey(rows, options, added):
+def survey(rows, options, added, dropped):
     """Read the whole input once, so that what is wrong with it is known before the work begins.
 
     Returns:
@@ -243,13 +259,15 @@ def survey(rows, options, added):
     known = rows.source.types()
     parquet = options.out.lower().endswith(".parquet")
     columns = tables.Columns(typed=parquet and rows.source.kind == ".jsonl")
-    for place, _, error in rows.first(columns):
+    for text in rows.first(columns):
         if options.strict:
-            refuse(place, error)
+            refuse(text.place, text.error)
     types = columns.types() | known
-    if options.column not in types and (types or rows.n):
-        raise CommandLineError(f"there is no column {options.column!r} in {options.texts}: the columns are "
-                               f"{', '.join(types) or 'none'}; give one with --column")
+    for option, name in (("column", options.column), ("context", options.context)):
+        if name is not None and name not in types and (types or rows.n):
+            raise CommandLineError(f"there is no column {name!r} in {options.texts}: the columns are "
+                                   f"{', '.join(types) or 'none'}; give one with --{option}")
+    types = {name: kind for name, kind in types.items() if name not in dropped}
     clash = [name for name in added if options.prefix + name in types]
     if clash:
         raise CommandLineError(f"{options.texts} has a column {options.prefix + clash[0]!r} already, which this would "
@@ -299,12 +317,11 @@ def blocks_of(texts: Iterable[Text], sizes: Iterator[tuple[int, int]]) -> Iterat
     block: list[Text] = []
     n_bytes, (max_texts, max_bytes) = 0, next(sizes)
     for text in texts:
-        size = len(text.text or "")
-        if block and (len(block) == max_texts or n_bytes + size > max_bytes or text.place > block[-1].place + 1):
+        if block and (len(block) == max_texts or n_bytes + text.size > max_bytes or text.place > block[-1].place + 1):
             yield block[0].place, block
             block, n_bytes, (max_texts, max_bytes) = [], 0, next(sizes)
         block.append(text)
-        n_bytes += size
+        n_bytes += text.size
     if block:
         yield block[0].place, block
 
@@ -349,11 +366,12 @@ def refuse(place, error):
         raise ValueError(f"text {place + 1:,}: {error} (--strict)")
 
 
-def joined(rows, journal, added, prefix):
-    """The rows of the output: those of the input, each with its new columns."""
+def joined(rows, journal, added, prefix, dropped=()):
+    """The rows of the output: those of the input, each with its new columns and without those that are dropped."""
     results: Iterator[Any] = iter(())
     for text, row in rows:
         if text.place in journal.blocks:
             results = iter(journal[text.place])
+        old = {name: value for name, value in row.values.items() if name not in dropped}
         for new in rows_of(next(results)):
-            yield row.values | {prefix + name: new.get(name) for name in added}
+            yield old | {prefix + name: new.get(name) for name in added}

@@ -1,19 +1,17 @@
 """What a worker does: texts in, the new columns of their rows out."""
 import functools
 import hashlib
-import itertools
 import math
 import signal
 import socket
 from typing import Any, NamedTuple
 
-import regex
-
 from generation.checks import check_generation
 from generation.sampling import Sampling
-from many_texts.batches import generate_batch, log_probs
+from many_texts.batches import generate_batch
 from many_texts.cluster import reporter
 from many_texts.journal import Result
+from many_texts.scoring import check_scored, encode_after, score_texts, units
 from model_files import hugging_face
 from model_files import tf_checkpoint as checkpoint
 from utils import find_model, load_encoder_hparams_and_params, missing_files
@@ -25,6 +23,12 @@ class Text(NamedTuple):
     place: int  # in the whole input, from 0
     text: str | None
     error: str | None = None
+    context: str | None = None  # what is read before the text and not scored
+
+    @property
+    def size(self) -> int:
+        """How many characters there are to read."""
+        return len(self.text or "") + len(self.context or "")
 
 
 def dask_setup(worker) -> None:
@@ -79,7 +83,8 @@ def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int
     encoder, hparams, params = load(*model)
     ends, report, n_new = (stop or "").encode("utf-8"), reporter(), 0
 
-    def encoded(text):
+    def encoded(row):
+        text = row.text
         if len(text) > hparams["n_ctx"] * encoder.max_token_bytes:  # the tokenizer would take minutes for 100 MB
             raise ValueError(f"{len(text):,} characters are more than can fit into the context of {hparams['n_ctx']} "
                              "tokens (n_ctx): shorten the prompt")
@@ -109,58 +114,60 @@ def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int
     return rows
 
 
-def score_block(texts: list[Text], model: tuple, *, stride: int | None, tokens: bool,
-                words: bool) -> list[dict[str, Any]]:
-    """The columns that `batch.py score` adds to each row: n_tokens, log_prob and so on, or error."""
+def score_block(texts: list[Text], model: tuple, *, stride: int | None, tokens: bool, words: bool, per: str,
+                correction: str, split_punctuation: bool, entropy: bool, bos: bool, base: str | None) -> list[Result]:
+    """The columns that `batch.py score` adds to each row: n_tokens, log_prob and so on, or error.
+
+    With per="word" each word of a text is a row.
+    """
     encoder, hparams, params = load(*model)
-    rows, good = prepared(texts, encoder.encode)
-    first_id, = encoder.new_text()
-    for (i, ids), log_p in zip(good, log_probs([ids for _, ids in good], params, hparams["n_head"], first_id, stride)):
-        pieces, bits = [encoder.token_bytes(j) for j in ids], (-log_p / math.log(2)).tolist()
-        total = float(log_p.sum())
-        rows[i] = {"n_tokens": len(ids), "log_prob": total,
-                   "bits_per_byte": -total / math.log(2) / sum(map(len, pieces)),
-                   "perplexity": math.exp(min(-total / len(ids), 700))}  # exp(710) is not a float any more
+    log_unit, bit = units(base)
+
+    def encoded(text):
+        ids, n_context = encode_after(text.context or "", text.text, encoder)
+        check_scored(len(ids) - n_context, n_context, bos)
+        return ids, n_context
+
+    def in_base(bits):
+        """Bits in the base; None, as JSON has it, where they are NaN: not scored, or not asked for."""
+        return None if math.isnan(bits) else float(bits) * bit
+
+    rows, good = prepared(texts, encoded)
+    scores = score_texts([ids for _, (ids, _) in good], encoder, params, hparams["n_head"],
+                         n_context=[n for _, (_, n) in good], stride=stride, bos=bos, words=words or per == "word",
+                         correction=correction, split_punctuation=split_punctuation, entropy=entropy)
+    for (i, _), one in zip(good, scores):
+        if per == "word":
+            rows[i] = [{"text": texts[i].place, "index": index, "word": word.word, "surprisal": in_base(word.surprisal),
+                        "n_tokens": word.n_tokens, "characters": len(word.word), "entropy": in_base(word.entropy)}
+                       for index, word in enumerate(one.words)] or {"error": "the text has no words"}
+            continue
+        row: dict[str, Any] = {"n_tokens": len(one.ids), "log_prob": one.total / log_unit,
+                               "bits_per_byte": one.bits_per_byte, "perplexity": one.perplexity}
         if tokens:
-            rows[i] |= {"tokens": [piece.decode("utf-8", errors="replace") for piece in pieces],
-                        "token_surprisals": bits}
+            row["tokens"] = [encoder.token_bytes(j).decode("utf-8", errors="replace") for j in one.ids]
+            row["token_surprisals"] = [in_base(-log_p / math.log(2)) for log_p in one.log_probs]
+            row["token_entropies"] = [*map(in_base, one.entropies)]
         if words:
-            rows[i] |= dict(zip(("words", "word_surprisals"), word_surprisals(texts[i].text, pieces, bits)))
+            row["words"] = [word.word for word in one.words]
+            row["word_surprisals"] = [in_base(word.surprisal) for word in one.words]
+            row["word_entropies"] = [in_base(word.entropy) for word in one.words]
+        rows[i] = row
+    if per == "word":
+        rows = [row if isinstance(row, list) else {"text": text.place, **row} for text, row in zip(texts, rows)]
     return rows
 
 
 def prepared(texts, encode):
-    """(rows, good): {"error": ...} for each text that cannot be done, else None; [(index, ids)] of the others."""
+    """(rows, good): {"error": ...} for each text that cannot be done, else None; [(index, encode(text))] of the
+    others."""
     rows: list[Any] = [None] * len(texts)
     good = []
-    for i, (_, text, error) in enumerate(texts):
+    for i, text in enumerate(texts):
         try:
-            if error is not None:
-                raise ValueError(error)
+            if text.error is not None:
+                raise ValueError(text.error)
             good.append((i, encode(text)))
         except ValueError as reason:
             rows[i] = {"error": str(reason)}
     return rows, good
-
-
-def word_surprisals(text: str, pieces: list[bytes], bits: list[float]) -> tuple[list[str], list[float]]:
-    """The words of a text and the surprisal of each: the sum over its tokens.
-
-    A word is what white space delimits. The space before a word belongs to it, as in GPT-2's tokens; white space at the
-    end of the text belongs to no word. No token reaches from one word into the next.
-    """
-    words, ends = [], []
-    at = n_bytes = 0
-    for match in regex.finditer(r"\S+", text):
-        n_bytes += len(text[at : match.end()].encode("utf-8"))
-        at = match.end()
-        words.append(match[0])
-        ends.append(n_bytes)  # where the word ends, in bytes
-    sums = [0.0] * len(words)
-    word = 0
-    for end, surprisal in zip(itertools.accumulate(map(len, pieces)), bits):
-        while word < len(words) and end > ends[word]:
-            word += 1
-        if word < len(words):
-            sums[word] += surprisal
-    return words, sums

@@ -1,6 +1,4 @@
 """Many texts: batches give what one text at a time gives, and batch.py a file of them, whatever happens meanwhile."""
-import itertools
-
 import numpy as np
 import pytest
 from helpers import random_model
@@ -8,8 +6,7 @@ from helpers import random_model
 from generation.kv_cache import KVCache
 from generation.prompt_lookup import rounding
 from generation.sampling import Sampling, seed_of
-from lens import score
-from many_texts.batches import Continuation, generate_batch, log_probs, running
+from many_texts.batches import Continuation, generate_batch, running
 
 PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n",
            "To be, or not to be"]
@@ -101,52 +98,3 @@ def test_a_batch_stays_within_its_limits():
             text.append(1, stop_id=None)
     assert all(text.ended and text.cache is None and text.ids[-2:] == [1, 1] for text in texts)
     assert passes == [[0, 1, 2], [0, 1, 2], [3], [3], [4, 5], [4, 5], [6], [6]]
-
-
-# --- scores -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stride", [None, 100, 256])
-def test_scores_of_many_texts_are_those_of_each(shakespeare, stride):
-    texts = [*PROMPTS, "Now is the winter of our discontent " * 40, "a"]  # longer than the context, and than a pass
-    for text, one in zip(texts, score(texts, shakespeare, stride=stride), strict=True):
-        expected = score(text, shakespeare, stride=stride)
-        np.testing.assert_allclose(one.log_probs, expected.log_probs, atol=2e-4)
-        assert one.pieces == expected.pieces and one.n_bytes == expected.n_bytes
-        assert one.perplexity == pytest.approx(expected.perplexity, rel=1e-4)
-    seen = []
-    scores = score([[5, 6], [7]], shakespeare, hook=lambda name, x: seen.append(name))
-    assert [one.ids.tolist() for one in scores] == [[5, 6], [7]] and seen.count("logits") == 2
-    with pytest.raises(ValueError, match="nothing to score"):
-        score(["a", ""], shakespeare)
-
-
-def test_log_probs_are_those_of_openais_logits(tiny):
-    model, expected = tiny
-    for i in range(6):
-        first, *ids = expected[f"ids_{i}"].tolist()
-        logits = expected[f"logits_{i}"].astype(np.float64)[:-1]
-        right = logits[np.arange(len(ids)), ids] - np.log(np.exp(logits).sum(-1))
-        if ids:
-            np.testing.assert_allclose(log_probs([ids], model.params, 4, first)[0], right, atol=1e-4)
-
-
-@pytest.mark.parametrize("text, words", [
-    ("To be, or", ["To", "be,", "or"]), ("  two  spaces ", ["two", "spaces"]), ("", []), (" \n", []),
-    ("don't\tstop\n\nnow!!!", ["don't", "stop", "now!!!"]),
-    ("naïve 東京\u3000café 🤖x", ["naïve", "東京", "café", "🤖x"]),
-])
-def test_words(shakespeare, text, words):
-    from many_texts.work import word_surprisals
-
-    pieces = [shakespeare.encoder.token_bytes(i) for i in shakespeare.encoder.encode(text)]
-    found, sums = word_surprisals(text, pieces, [float(2**i) for i in range(len(pieces))])
-    assert found == words
-    word_of_byte, word = [], 0
-    for character, following in zip(text, text[1:] + " "):
-        word_of_byte += [word] * len(character.encode())
-        word += not character.isspace() and following.isspace()
-    expected = [0] * (len(words) + 1)  # the last: white space after all words
-    for i, end in enumerate(itertools.accumulate(map(len, pieces))):
-        expected[word_of_byte[end - 1]] += 2**i
-    assert sums == expected[: len(words)]
