@@ -3,9 +3,11 @@ import _thread
 import ctypes
 import functools
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ class Blas:
     Each pass that runs wants a number. Where several passes overlap, it is one: the cores are busy anyway. After the
     last pass the BLAS has again the number that it had before the first.
 
-    Ctrl-C may come between any two steps: `release` undoes whatever `use` has done by then, and where it was cut short
+    Ctrl-C may come between any two steps. `release` undoes whatever `use` has done by then, and where it was cut short
     itself, calling it again does the rest.
     """
 
@@ -55,21 +57,23 @@ class Blas:
         """
         if not self.libraries:
             return environment_limit() if self.has_one_thread else 0
-        with self.lock:
-            if not self.wanted:
-                self._apply()  # if an earlier pass could not
-            return max(self._numbers() if self.before is None else self.before)
+        if self.before is not None and not self.wanted:  # an earlier pass could not give them back
+            undisturbed(self._update)
+        before = self.before
+        return max(self._numbers() if before is None or not self.wanted else before)
 
     def use(self, n: int, user: object) -> None:
         """From now on, until its `release`, a pass wants the BLAS to use n threads."""
-        with self.lock:
-            self.wanted[user] = n
-            self._apply()
+        self.wanted[user] = n
+        undisturbed(self._update)
 
     def release(self, user: object) -> None:
         """The pass is over."""
+        if self.wanted.pop(user, None) or self.before is not None and not self.wanted:  # else it was released before
+            undisturbed(self._update)
+
+    def _update(self) -> None:
         with self.lock:
-            self.wanted.pop(user, None)
             self._apply()
             if not self.wanted and self.before is not None and not self.is_waiting:
                 self.is_waiting = True
@@ -77,8 +81,8 @@ class Blas:
 
     def _apply(self) -> None:
         """Let the BLAS have the number of threads that the passes want, or what it had before."""
-        if self.wanted:
-            numbers = [next(iter(self.wanted.values())) if len(self.wanted) == 1 else 1] * len(self.libraries)
+        if wanted := list(self.wanted.values()):
+            numbers = [wanted[0] if len(wanted) == 1 else 1] * len(self.libraries)
             if self.before is None:
                 before = self._numbers()
                 if before == numbers:
@@ -125,6 +129,26 @@ class Blas:
 
 
 blas = Blas()
+
+
+def undisturbed(step: Callable[[], None]) -> None:
+    """step(), at whose end Ctrl-C is raised if it came meanwhile.
+
+    Python raises it in the main thread between any two steps. In Python 3.14 that may be between taking a lock and the
+    `with` block that gives it back, here or in threadpoolctl: then all that need the lock would wait for ever.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        step()
+        return
+    came: list[tuple] = []
+    try:
+        signal.signal(signal.SIGINT, lambda *signal_and_frame: came.append(signal_and_frame))
+        step()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        handler(*came[-1])
 
 
 # --- what can be known of it --------------------------------------------------------------------

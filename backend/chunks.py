@@ -1,8 +1,9 @@
 """Rows of a pass: a long prompt in chunks, one a thread; in the last layer only the rows that are wanted."""
 import contextlib
 import functools
-import threading
+import math
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -56,13 +57,12 @@ def chunk_by_chunk(go: Callable[..., np.ndarray], x: np.ndarray, caches: list[La
                    n_chunks: int) -> np.ndarray:
     """The last n_wanted rows of x [n_seq, n_embd] after all layers, go(rows, caches, n_wanted) for each chunk."""
     n_seq, n_past = len(x), caches[0].length
-    cuts, progress = equal_work(n_past, n_seq, n_chunks), Progress(len(caches), n_chunks)
+    cuts, progress = equal_work(n_past, n_seq, n_chunks), Progress(n_chunks)
     outputs: list = [None] * n_chunks
 
     def run_chunk(i):
         start, stop = cuts[i : i + 2]
-        chunk_caches = [ChunkCache(layer, n_past + start, n_past + stop, i, written, progress)
-                        for layer, written in zip(caches, progress.written)]
+        chunk_caches = [ChunkCache(layer, n_past + start, n_past + stop, i, progress) for layer in caches]
         try:
             outputs[i] = go(x[start:stop], chunk_caches, max(0, min(stop - start, stop - n_seq + n_wanted)))
         except Stopped:
@@ -94,37 +94,51 @@ class Stopped(Exception):
 
 
 class Progress:
-    """Which chunks have written their keys and values in which layers: events `written[layer][chunk]`."""
+    """How many layers each chunk has written its keys and values in.
 
-    def __init__(self, n_layer: int, n_chunks: int):
-        self.written = [[threading.Event() for _ in range(n_chunks)] for _ in range(n_layer)]
-        self.stopped = False  # then nobody waits any longer: `ChunkCache.extend` raises `Stopped`
+    Made of steps that Ctrl-C cannot leave half done, as it can threading.Event's, in Python 3.14 with its lock held.
+    """
+
+    def __init__(self, n_chunks: int):
+        self.n_written = [0] * n_chunks
+        self.changed: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(n_chunks)]  # wakes the chunk that waits
+        self.stopped = False  # after an error or Ctrl-C
+
+    def has_written(self, chunk: int) -> None:
+        """This chunk has written its keys and values in one layer more."""
+        self.n_written[chunk] += 1
+        for changed in self.changed[chunk + 1 :]:
+            changed.put(None)
+
+    def wait_for_all_before(self, chunk: int) -> None:
+        """Return when the chunks before this one have written in as many layers; raise `Stopped` if one failed."""
+        while min(self.n_written[:chunk], default=math.inf) < self.n_written[chunk] and not self.stopped:
+            with contextlib.suppress(Empty):
+                self.changed[chunk].get(timeout=0.02)
+        self.check()
+
+    def check(self) -> None:
+        if self.stopped:
+            raise Stopped
 
 
 class ChunkCache:
-    """What chunk number i sees of a layer's cache: the positions up to its own, n_past to stop."""
+    """What a chunk sees of a layer's cache: the positions up to its own, n_past to stop."""
 
-    def __init__(self, layer: LayerCache, n_past: int, stop: int, i: int, written: list[threading.Event],
-                 progress: Progress):
-        self.layer, self.length, self.stop = layer, n_past, stop
-        self.i, self.written, self.progress = i, written, progress
+    def __init__(self, layer: LayerCache, n_past: int, stop: int, chunk: int, progress: Progress):
+        self.layer, self.length, self.stop, self.chunk, self.progress = layer, n_past, stop, chunk, progress
 
     def append(self, k: np.ndarray, v: np.ndarray) -> None:
         """As `LayerCache.append`; tells the chunks after this one when it has written all of its own."""
-        if self.progress.stopped:  # the cache may be in use again
-            raise Stopped
+        self.progress.check()  # the cache may be in use by another pass already
         self.length = self.layer.write(self.length, k, v)
         if self.length == self.stop:
-            self.written[self.i].set()
+            self.progress.has_written(self.chunk)
 
     def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `LayerCache.extend`; returns when all chunks before this one have written theirs."""
         self.append(k, v)
-        for event in self.written[: self.i]:  # all of them: the one just before may be ahead of another
-            while not event.wait(timeout=0.02) and not self.progress.stopped:
-                pass
-        if self.progress.stopped:
-            raise Stopped
+        self.progress.wait_for_all_before(self.chunk)
         return self.layer.read(self.length)
 
 

@@ -379,7 +379,7 @@ def test_a_forked_process_computes_too(script):
 
 def interrupt_passes(n, seed):
     """Interrupt n passes at random moments, and check after each that nothing is left of it."""
-    rng, handler = random.Random(seed), signal.signal(signal.SIGALRM, signal.default_int_handler)
+    rng, handler = random.Random(seed), signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     cache = KVCache(n_layer=2, n_head=4, n_ctx=600, n_embd=64)
     n_interrupts, seconds = 0, dict.fromkeys((600, 300, 100, 20, 1), 0.003)
     limits = blas_limits()
