@@ -19,11 +19,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from engines import ROOT  # noqa: E402
+from passes import beside_busy_processes, few_rows, generation, growth, looking_up  # noqa: E402
 from report import machine, plot_cores, plot_prompts  # noqa: E402
 from start import make_random_model, sizes, start  # noqa: E402
 from tokenizer import tokenizer  # noqa: E402
-
-from generation import beside_busy_processes, few_rows, generation, growth, looking_up  # noqa: E402
 
 
 def main(quick=False, all_sizes=False, keep_environment=False):

@@ -33,7 +33,7 @@ def resident():
 def soak(model_size, models_dir, n):
     """Run n generations; returns the resident memory (bytes) after the tenth and after the last."""
     load = f"import utils; utils.load_encoder_hparams_and_params({str(model_size)!r}, {str(models_dir)!r})"
-    # A conversion would leave TensorFlow's half gigabyte in this process, beside which no leak shows.
+    # A conversion would leave its memory in this process, beside which no leak shows.
     subprocess.run([sys.executable, "-c", load], cwd=ROOT, check=True)
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     rng, begun, n_tokens = np.random.default_rng(0), time.perf_counter(), 0
