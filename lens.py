@@ -32,6 +32,9 @@ from cli.terminal import run_command_line
 from inside.ablation import Ablation, ablation, plot_ablation, show_ablation  # noqa: F401
 from inside.attention import Attention, attention, plot_attention, show_attention  # noqa: F401
 from inside.attribution import Attribution, attribution, plot_attribution, show_attribution  # noqa: F401
+from inside.attribution_patching import attribution_patching, show_attribution_patching  # noqa: F401
+from inside.circuits import Circuits, circuits, plot_circuits, show_circuits  # noqa: F401
+from inside.detect_heads import HeadScores, detect_heads, plot_detect_heads, show_detect_heads  # noqa: F401
 from inside.gradients import gradients  # noqa: F401
 from inside.induction import Induction, induction, plot_induction, show_induction  # noqa: F401
 from inside.interventions import Intervention, compose, hook_names, mean, patch, record, sweep, zero  # noqa: F401
@@ -41,6 +44,7 @@ from inside.next_tokens import NextTokens, next_tokens, plot_next_tokens, show_n
 from inside.page import Page, page, show_page  # noqa: F401
 from inside.parameters import Parameters, parameters, plot_parameters, show_parameters  # noqa: F401
 from inside.patching import Patching, patching, plot_patching, show_patching  # noqa: F401
+from inside.path_patching import path_patching, show_path_patching  # noqa: F401
 from inside.saliency import Saliency, plot_saliency, saliency, show_saliency  # noqa: F401
 from inside.score import Score, plot_score, score, show_score  # noqa: F401
 from inside.serve import show_serve
@@ -55,7 +59,11 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "saliency": show_saliency,
     "ablation": show_ablation,
     "patching": show_patching,
+    "attribution_patching": show_attribution_patching,
+    "path_patching": show_path_patching,
     "induction": show_induction,
+    "detect_heads": show_detect_heads,
+    "circuits": show_circuits,
     "page": show_page,
     "serve": show_serve,
     "tokens": show_tokens,

@@ -1,17 +1,19 @@
 """Which head does the answer need?"""
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
+from inside.answers import answer_of, baseline_of, tokens_up_to, warn_of_the_other_spelling
 from inside.command import check_out, given, read_text, save_picture
-from inside.interventions import mean, sweep, zero
+from inside.interventions import block_name, mean, sweep, zero
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
-from inside.result import titled, with_title
-from inside.tokens import one_token, pieces_of, quote, tokens
+from inside.result import baseline_table, table_of, titled, with_error, with_title
+from inside.texts import over_texts, rows_of
+from inside.tokens import quote
 from many_texts.batches import log_prob_of
 from utils import load_encoder_hparams_and_params
 
@@ -28,17 +30,21 @@ class Ablation(NamedTuple):
     what: str
 
 
-def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z", by: str = "zero",
-             hook=None) -> Ablation:
+@over_texts("text", "answer", "position")
+def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z", by: str | Mapping = "zero",
+             position: int = -1, hook=None) -> Ablation:
     """What the answer's log-probability at the end of a text loses or gains as each head is taken out.
 
     Taking out (ablation) shows what the model needs a head for; a head that others stand in for may seem idle.
 
     Args:
-        text, model: as in `tokens`.
-        answer: the token whose log-probability is watched: its text, " C", or its id, 417 or "#417".
+        text, model: as in `tokens`; with a list of texts, what comes back is the mean over them.
+        answer: the token whose log-probability is watched: its text, " C", or its id, 417 or "#417"; or a list of
+            them, one for each text.
         what: z takes out each head; attn_out or mlp_out each layer's attention or feed-forward network.
-        by: zero puts zeros in the place of the output, mean its mean over the positions of the text.
+        by: zero puts zeros in the place of the output, mean its mean over the position and those before it; a dict
+            {name: values} the means that it has, over many texts for instance, as `mean` takes them.
+        position: the token after which the answer comes, from 0; -1 is the last one.
         hook: as in `gpt2.gpt2`, in all runs.
 
     Returns:
@@ -51,29 +57,36 @@ def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z
     >>> divmod(int(change.argmin()), 6)  # layer and head
     (1, 5)
     """
-    encoder, hparams, _ = check_model(model)
+    model = check_model(model)
     check_choice("what", what, KINDS)
-    check_choice("by", by, ("zero", "mean"))
-    ids = tokens(text, model).ids
-    answer = one_token(answer, model, "answer")
-    heads = range(hparams["n_head"]) if what == "z" else [None]
-    take_out = zero if by == "zero" else mean
-    interventions = [take_out(layer, head, what) for layer in range(hparams["n_layer"]) for head in heads]
-    log_probs = sweep(ids, model, [None, *interventions], lambda logits: log_prob_of(answer, logits[-1:])[0],
-                      hook=hook)
-    change = (log_probs[1:] - log_probs[0]).reshape(-1, len(heads))
-    (piece,) = pieces_of([answer], encoder)
-    title = (f"{model_name(model)}: change of the log-probability of {piece} ({log_probs[0]:.2f}) without each "
-             f"{KINDS[what]} ({by} ablation), after {quote(ids, encoder)}")
-    return with_title(Ablation(change, float(log_probs[0]), what), title)
+    ids, watched = tokens_up_to(text, model, position).ids, answer_of(model, answer)
+    heads: list[int | None] = list(range(model.n_head)) if what == "z" else [None]
+    if isinstance(by, Mapping):
+        take_out = lambda layer, head, what: mean(layer, head, what, by[block_name(layer, what)])
+    else:
+        check_choice("by", by, ("zero", "mean"))
+        take_out = zero if by == "zero" else mean
+    interventions = [take_out(layer, head, what) for layer in range(model.n_layer) for head in heads]
+    logits = model.logits(ids, n_logits=1, hook=hook)
+    warn_of_the_other_spelling(watched, logits, model)
+    log_prob = lambda logits: float(log_prob_of(np.array(watched.ids), logits[-1:])[0])
+    change = sweep(ids, model, interventions, log_prob, hook=hook) - log_prob(logits)
+    kind = f"{by if isinstance(by, str) else 'mean'} ablation"
+    title = (f"{model_name(model)}: change of the log-probability of {watched.named} ({log_prob(logits):.2f}) without "
+             f"each {KINDS[what]} ({kind}), after {quote(ids, model.encoder)}")
+    return with_title(Ablation(change.reshape(-1, len(heads)), log_prob(logits), what), title,
+                      f"log-probability of {watched.named}",
+                      [baseline_of("whole model", log_prob(logits), logits, watched, model)])
 
 
-def table_ablation(result) -> Table:
-    """`Ablation` as a table: a row for each layer, a column for each head."""
+@table_of(Ablation)
+def table_ablation(result) -> list[Table]:
+    """`Ablation` as tables: the whole model, then a row for each layer, a column for each head."""
     columns = [f"head {head}" for head in range(result.change.shape[1])] if result.what == "z" else [result.what]
-    return Table(">" + ">" * len(columns), ["layer", *columns],
-                 [[str(layer), *(f"{round(value, 2) + 0:+.2f}" for value in row)]  # + 0: no -0.00
-                  for layer, row in enumerate(result.change)], n_repeated=1)
+    rows = [[str(layer), *(with_error(result, (layer, i)) for i in range(len(columns)))]
+            for layer in range(len(result.change))]
+    return [baseline_table(result),
+            Table(">" + ">" * len(columns), ["layer", *columns], rows, n_repeated=1)]
 
 
 def plot_ablation(result, ax=None):
@@ -84,19 +97,24 @@ def plot_ablation(result, ax=None):
 
 
 def show_ablation(text: str | None = None, answer: str | None = None, what: str = "z", by: str = "zero", *,
-                  out: str | None = None, model_size: str | None = None, models_dir: str | None = None) -> None:
+                  position: int = -1, file: str | None = None, out: str | None = None, model_size: str | None = None,
+                  models_dir: str | None = None) -> None:
     """What the answer's log-probability at the end of a text loses or gains as each head is taken out.
 
     Args:
-        answer: the token whose log-probability is watched: its text, as " C" with its space, or its id, as "#417".
+        answer: the token whose log-probability is watched: its text, with its space if it has one, or its id, as
+            "#417".
         what: z takes out each head; attn_out or mlp_out each layer's attention or feed-forward network.
-        by: zero puts zeros in the place of the output, mean its mean over the positions of the text.
+        by: zero puts zeros in the place of the output, mean its mean over the position and those before it.
+        position: the token after which the answer comes, from 0; -1 is the last one.
+        file: a CSV file with the columns text and answer (and position): the mean over its rows.
     """
     check_out(out)
-    answer = given(answer, "answer")
+    rows = rows_of(file, ["text", "answer"], ["position"], {"text": text, "answer": answer}) if file else {}
+    answer = answer if file else given(answer, "answer")
     model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = read_text(text, model)
+    asked: dict[str, Any] = {"text": text if file else read_text(text, model), "answer": answer, "position": position}
     with argument_errors():
-        result = ablation(text, model, answer, what, by)
+        result = ablation(**{**asked, **rows}, model=model, what=what, by=by)
     print_tables(table_ablation(result))
     save_picture(plot_ablation, result, out)

@@ -1,16 +1,22 @@
 """The answer that a question is about: a token that comes next, alone or against a wrong one."""
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from generation.checks import check_whole
+from gpt2 import softmax
 from inside.model import check_model
+from inside.result import Baseline
 from inside.tokens import Tokens, one_token, pieces_of, tokens
+
+logger = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
-    """A token whose logit is watched, or how far that is above another's: ids [answer] or [answer, wrong], int."""
+    """A token whose logit is watched, or how far that is above another's: ids [answer] or [answer, wrong], int; and
+    `named`, both as pieces."""
 
     ids: list[int]
     named: str
@@ -30,12 +36,12 @@ class Answer(NamedTuple):
 
 def answer_of(model, answer: str | int, wrong: str | int | None = None) -> Answer:
     """The answer as `one_token` finds it, and the wrong one if there is one."""
-    encoder = check_model(model)[0]
+    model = check_model(model)
     ids = [one_token(answer, model, "answer"), *([] if wrong is None else [one_token(wrong, model, "wrong")])]
-    return Answer(ids, " minus ".join(pieces_of(ids, encoder)))
+    return Answer(ids, " minus ".join(pieces_of(ids, model.encoder)))
 
 
-def tokens_up_to(text: str | Sequence[int], model, position: int = -1) -> Tokens:
+def tokens_up_to(text: str | Sequence[int], model, position: int | str = -1) -> Tokens:
     """The tokens of a text up to a position, the last of which the answer follows: later ones cannot change it.
 
     Raises TypeError or ValueError if the text has no such position; a negative one counts from the end.
@@ -44,3 +50,23 @@ def tokens_up_to(text: str | Sequence[int], model, position: int = -1) -> Tokens
     check_whole("position", position, -len(ids), len(ids) - 1, "the last token of the text")
     end = int(position) % len(ids) + 1
     return Tokens(ids[:end], pieces[:end])
+
+
+def baseline_of(name: str, value: float, logits: np.ndarray, answer: Answer, model) -> Baseline:
+    """A whole run, by the last row of its logits [n_logits, n_vocab], to compare others with."""
+    probabilities = softmax(logits[-1].astype(np.float64))
+    best = int(probabilities.argmax())
+    (says,) = pieces_of([best], model.encoder)
+    return Baseline(name, value, says, float(probabilities[best]), best == answer.ids[0])
+
+
+def warn_of_the_other_spelling(answer: Answer, logits: np.ndarray, model) -> None:
+    """Log a warning if the model expects the answer's first token with the space before it, or without: a slip."""
+    encoder, i = model.encoder, answer.ids[0]
+    text = "" if encoder is None else encoder.token_bytes(i).decode("utf-8", errors="replace")
+    other = text[1:] if text.startswith(" ") else " " + text
+    ids = encoder.encode(other) if text and other else []
+    if len(ids) == 1 and logits[-1, ids[0]] > logits[-1, i]:
+        p = softmax(logits[-1].astype(np.float64))
+        logger.warning(f"the answer {text!r} has a probability of {p[i]:.1%} here, and {other!r}, "
+                       f"{'without' if text.startswith(' ') else 'with'} a space before it, one of {p[ids[0]]:.1%}")

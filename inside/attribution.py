@@ -1,18 +1,19 @@
 """Which part added to the answer's logit?"""
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
-from gpt2 import gpt2
+from inside.answers import answer_of, tokens_up_to
 from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import bars
-from inside.result import titled, with_title
-from inside.tokens import one_token, pieces_of, quote, tokens
+from inside.result import table_of, titled, with_error, with_title
+from inside.texts import over_texts, rows_of
+from inside.tokens import quote
 from utils import load_encoder_hparams_and_params
 
 
@@ -24,8 +25,9 @@ class Attribution(NamedTuple):
     values: np.ndarray
 
 
+@over_texts("text", "answer", "wrong", "position")
 def attribution(text: str | Sequence[int], model, answer: str | int, wrong: str | int | None = None,
-                heads: bool = False, hook=None) -> Attribution:
+                heads: bool = False, position: int = -1, hook=None) -> Attribution:
     """How much each part of the residual stream adds directly to an answer's logit, at the end of a text.
 
     The residual stream is a sum: the embeddings, and what attention and the feed-forward network of each layer add to
@@ -36,11 +38,13 @@ def attribution(text: str | Sequence[int], model, answer: str | int, wrong: str 
     applied to each part and its bias a part of its own, ln_f.b.
 
     Args:
-        text, model: as in `tokens`.
-        answer: the token whose logit is explained: its text, " C", or its id, 417 or "#417".
+        text, model: as in `tokens`; with a list of texts, what comes back is the mean over them.
+        answer: the token whose logit is explained: its text, " C", or its id, 417 or "#417"; or a list of them, one for
+            each text.
         wrong: another token: what is explained is then the answer's logit minus this one's.
         heads: True splits attention into its heads and its bias, for instance blocks.1.attn.z.5 and
             blocks.1.attn.c_proj.b.
+        position: the token after which the answer comes, from 0; -1 is the last one.
         hook: as in `gpt2.gpt2`.
 
     Returns:
@@ -54,42 +58,38 @@ def attribution(text: str | Sequence[int], model, answer: str | int, wrong: str 
     >>> names[values.argmax()]
     'blocks.1.attn.z.5'
     """
-    encoder, hparams, params = check_model(model)
+    model = check_model(model)
     if not isinstance(heads, (bool, np.bool_)):
         raise TypeError(f"heads must be True or False, not {heads!r}")
-    ids = tokens(text, model).ids
-    answers = [one_token(answer, model, "answer")] + ([] if wrong is None else [one_token(wrong, model, "wrong")])
-    seen = record(["embed", "pos_embed", "blocks.*.attn.z", "blocks.*.attn_out", "blocks.*.mlp_out", "*.resid_post"])
-    gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, seen))
+    ids, watched = tokens_up_to(text, model, position).ids, answer_of(model, answer, wrong)
+    part = "result" if heads else "attn_out"
+    seen = record(["embed", "pos_embed", f"blocks.*.{'attn.' if heads else ''}{part}", "*.mlp_out", "ln_final.scale"])
+    model.logits(ids, n_logits=1, hook=compose(hook, seen))
 
     parts = {name: seen[name][-1] for name in ("embed", "pos_embed")}  # each [n_embd]
-    for i, block in enumerate(params["blocks"]):
+    for i, block in enumerate(model.params["blocks"]):
         if heads:
-            c_proj = block["attn"]["c_proj"]
-            z = seen[f"blocks.{i}.attn.z"][-1]  # [n_head, d_head]
-            w = c_proj["w"].reshape(*z.shape, -1)  # [n_embd, n_embd] -> [n_head, d_head, n_embd]
-            for head, result in enumerate(np.einsum("hd,hde->he", z, w)):
+            for head, result in enumerate(seen[f"blocks.{i}.attn.result"][-1]):
                 parts[f"blocks.{i}.attn.z.{head}"] = result
-            parts[f"blocks.{i}.attn.c_proj.b"] = c_proj["b"]
+            parts[f"blocks.{i}.attn.c_proj.b"] = block["attn"]["c_proj"]["b"]
         else:
             parts[f"blocks.{i}.attn_out"] = seen[f"blocks.{i}.attn_out"][-1]
         parts[f"blocks.{i}.mlp_out"] = seen[f"blocks.{i}.mlp_out"][-1]
 
-    wte = params["wte"].astype(np.float64)[answers]
-    direction = wte[0] if wrong is None else wte[0] - wte[1]  # [n_embd]
+    wte, ln_f = model.params["wte"], model.params["ln_f"]
+    direction = (watched.gradient(len(wte)) @ wte)[0].astype(np.float64)  # [1, n_vocab] @ [n_vocab, n_embd] -> [n_embd]
     stack = np.array(list(parts.values()), dtype=np.float64)  # [n_part, n_embd]
-    stream = seen[f"blocks.{len(params['blocks']) - 1}.resid_post"][-1].astype(np.float64)
-    scale = np.sqrt(stream.var() + 1e-5)  # layer_norm's, frozen
     centred = stack - stack.mean(axis=-1, keepdims=True)
-    values = centred / scale @ (params["ln_f"]["g"] * direction)  # [n_part, n_embd] @ [n_embd] -> [n_part]
-    named = " minus that of ".join(pieces_of(answers, encoder))
-    return with_title(Attribution([*parts, "ln_f.b"], np.append(values, params["ln_f"]["b"] @ direction)),
-                      f"{model_name(model)}: what adds to the logit of {named} after {quote(ids, encoder)}")
+    values = centred / seen["ln_final.scale"][-1] @ (ln_f["g"] * direction)  # [n_part, n_embd] @ [n_embd] -> [n_part]
+    return with_title(Attribution([*parts, "ln_f.b"], np.append(values, ln_f["b"] @ direction)),
+                      f"{model_name(model)}: what adds to the logit of {watched.named} after "
+                      f"{quote(ids, model.encoder)}")
 
 
+@table_of(Attribution)
 def table_attribution(result) -> Table:
     """`Attribution` as a table."""
-    return Table("<>", ["part", "adds"], [[name, f"{value:+.3f}"] for name, value in zip(*result, strict=True)]
+    return Table("<>", ["part", "adds"], [[name, with_error(result, i, 3)] for i, name in enumerate(result.names)]
                  + [["sum", f"{result.values.sum():+.3f}"]])
 
 
@@ -104,20 +104,25 @@ def plot_attribution(result, ax=None, most: int = 40):
 
 
 def show_attribution(text: str | None = None, answer: str | None = None, wrong: str | None = None,
-                     heads: bool = False, *, out: str | None = None, model_size: str | None = None,
-                     models_dir: str | None = None) -> None:
+                     heads: bool = False, *, position: int = -1, file: str | None = None, out: str | None = None,
+                     model_size: str | None = None, models_dir: str | None = None) -> None:
     """How much each part of the model adds directly to an answer's logit, at the end of a text.
 
     Args:
-        answer: the token whose logit is explained: its text, as " C" with its space, or its id, as "#417".
+        answer: the token whose logit is explained: its text, with its space if it has one, or its id, as "#417".
         wrong: another token: what is explained is then the answer's logit minus this one's.
         heads: split attention into its heads and its bias.
+        position: the token after which the answer comes, from 0; -1 is the last one.
+        file: a CSV file with the columns text and answer (and wrong, position): the mean over its rows.
     """
     check_out(out)
-    answer = given(answer, "answer")
+    rows = rows_of(file, ["text", "answer"], ["wrong", "position"],
+                   {"text": text, "answer": answer, "wrong": wrong}) if file else {}
+    answer = answer if file else given(answer, "answer")
     model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = read_text(text, model)
+    asked: dict[str, Any] = {"text": text if file else read_text(text, model), "answer": answer, "wrong": wrong,
+                             "position": position}
     with argument_errors():
-        result = attribution(text, model, answer, wrong, heads)
+        result = attribution(**{**asked, **rows}, model=model, heads=heads)
     print_tables(table_attribution(result))
     save_picture(plot_attribution, result, out)

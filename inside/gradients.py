@@ -6,9 +6,11 @@ order. Where gpt2.py calls `hook(name, x)`, here stands `tape(name, d)`, which k
 """
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
+from backend.passes import run_on_cores
 from generation.hooks import ON_REQUEST
 from gpt2 import gpt2
 from inside.answers import Answer, answer_of
@@ -174,5 +176,7 @@ def forward_and_backward(ids, model, answer: Answer, hook=None) -> tuple[record,
     hooks = (values,) if hook is None else (computed, hook, values)
     gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(*hooks))
     tape = Tape(values, values if hook is None else computed, record())
-    gpt2_backward(answer.gradient(len(params["wte"])), **params, n_head=hparams["n_head"], tape=tape)
+    d_logits = answer.gradient(hparams["n_vocab"])
+    backward = partial(gpt2_backward, d_logits, **params, n_head=hparams["n_head"], tape=tape)
+    run_on_cores(backward, len(ids), hparams["n_layer"], hparams["n_embd"], has_hook=True)
     return values, tape.gradients

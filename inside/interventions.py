@@ -233,7 +233,7 @@ def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits:
                 return compose(patch(begin, streams[begin]), intervention)(name, array)
             return both(name, array)
 
-        asked = ["*", *(name for name in both.names or () if ON_REQUEST in name)]
+        asked = ["*", *(f"blocks.*.{ON_REQUEST}" for name in both.names or () if ON_REQUEST in name)]
         logits = gpt2(inputs, **{**params, "blocks": blocks[start:]}, n_head=hparams["n_head"], n_logits=n_logits,
                       hook=Intervention(restarted, asked) if start else both)
         return metric(logits)

@@ -1,8 +1,9 @@
 """The model as the questions take it: (encoder, hparams, params)."""
+from utils import Model
 
 
-def check_model(model):
-    """`model` as (encoder, hparams, params).
+def check_model(model) -> Model:
+    """`model` as a `Model`.
 
     Raises:
         TypeError: it is something else, for instance the params alone.
@@ -20,14 +21,14 @@ def check_model(model):
         raise TypeError(f"{wanted}: the second value must be the dict of sizes, not {type(hparams).__name__}")
     if not isinstance(params, dict) or "wte" not in params:
         raise TypeError(f"{wanted}: the third value must be the dict of weights, not {type(params).__name__}")
-    return encoder, hparams, params
+    return Model(encoder, hparams, params)
 
 
 def model_name(model) -> str:
     """What titles call the model: the name of its folder, or its sizes where it was not loaded from one."""
-    encoder, hparams, _ = check_model(model)
-    sizes = "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**hparams)
-    return getattr(encoder, "name", None) or sizes
+    model = check_model(model)
+    sizes = "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**model.hparams)
+    return getattr(model.encoder, "name", None) or sizes
 
 
 def check_choice(name, value, choices):

@@ -134,13 +134,14 @@ def bars(ax, names, values, texts, x_label, y_label, title):
     return ax
 
 
-def plot_grid(values, ax, columns, x_label, bar_label, title):
+def plot_grid(values, ax, columns, x_label, bar_label, title, rows=None):
     """A grid of `values` [n_layer, n_column], layer 0 on top: red below 0, blue above, white at 0.
 
     Args:
         values, ax: what to draw, and where, as in each plot function.
         columns: the columns' labels: a range of numbers, or pieces.
         x_label, bar_label, title: what the columns are, what the colours mean, and the title.
+        rows: list of str, the rows' labels, as layer.head; if not given, they are the layers' numbers.
     """
     n_layer, n = values.shape
     ax, width, height = new_axes(ax, max(3.4, 0.42 * n), max(1.6, 0.27 * n_layer), margins=(1.6, 1.6))
@@ -155,28 +156,41 @@ def plot_grid(values, ax, columns, x_label, bar_label, title):
         number_axis(ax.xaxis, n, width)
     else:
         token_axis(ax.xaxis, columns, width)
-    number_axis(ax.yaxis, n_layer, height)
-    name_all(ax, title, width + 1, x_label, "layer")
+    if rows is None:
+        number_axis(ax.yaxis, n_layer, height)
+    else:
+        token_axis(ax.yaxis, rows, height)
+    name_all(ax, title, width + 1, x_label, "layer" if rows is None else "layer.head")
     colour_bar(image, ax, bar_label, height)
     return ax
 
 
-def plot_grids(grids, ax, x_label, bar_label, title):
-    """Grids {name: values from 0 to 1, [n_layer, n_column]} side by side, layer 0 on top."""
-    n_layer, n = next(iter(grids.values())).shape
+def plot_grids(grids, ax, x_label, bar_label, title, y_label="layer", names=None):
+    """Grids {name: values from 0 up, [n_row, n_column]} side by side, row 0 on top.
+
+    Args:
+        names: list of str, names of both rows and columns; they are numbered if not given.
+    """
+    n_rows, n = next(iter(grids.values())).shape
     gap = max(1, n // 12)
-    ax, width, height = new_axes(ax, max(4.4, 0.3 * len(grids) * (n + gap)), max(1.8, 0.27 * n_layer),
+    cell = 0.3 if n <= 24 else 0.1
+    ax, width, height = new_axes(ax, max(4.4, cell * len(grids) * (n + gap)), max(1.8, min(cell, 0.27) * n_rows),
                                  margins=(1.6, 1.5))
     starts = [i * (n + gap) for i in range(len(grids))]
+    largest = max(float(values.max()) for values in grids.values()) or 1
     for start, (name, values) in zip(starts, grids.items(), strict=True):
-        image = ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
-                          extent=(start - 0.5, start + n - 0.5, n_layer - 0.5, -0.5))
+        image = ax.imshow(values, cmap="viridis", vmin=0, vmax=largest, aspect="auto", interpolation="nearest",
+                          extent=(start - 0.5, start + n - 0.5, n_rows - 0.5, -0.5))
         size = min(9, width * n / (starts[-1] + n) / len(name) / CHARACTER)
         ax.text(start + (n - 1) / 2, -0.6, name, ha="center", va="bottom", size=size)
-    number_axis(ax.xaxis, n, width * n / (starts[-1] + n), starts=starts)
-    number_axis(ax.yaxis, n_layer, height)
-    ax.set(xlim=(-0.5, starts[-1] + n - 0.5), ylim=(n_layer - 0.5, -0.5 - 0.2 / height * n_layer))
-    name_all(ax, title, width + 1, x_label, "layer")
+    if names is None:
+        number_axis(ax.xaxis, n, width * n / (starts[-1] + n), starts=starts)
+        number_axis(ax.yaxis, n_rows, height)
+    else:
+        token_axis(ax.xaxis, names, width * n / (starts[-1] + n), starts)
+        token_axis(ax.yaxis, names, height)
+    ax.set(xlim=(-0.5, starts[-1] + n - 0.5), ylim=(n_rows - 0.5, -0.5 - 0.2 / height * n_rows))
+    name_all(ax, title, width + 1, x_label, y_label)
     ax.spines[:].set_visible(False)
-    colour_bar(image, ax, bar_label, height)
+    colour_bar(image, ax, bar_label if largest > 0.99 else f"{bar_label} (brightest: {largest:.2g})", height)
     return ax

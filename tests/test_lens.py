@@ -14,6 +14,7 @@ from cli.tables import Table, print_table
 from cli.terminal import run_command_line
 from utils import load_encoder_hparams_and_params
 
+PAIR = ["First Murderer. Second Murderer. First", "First Senator. Second Senator. First", " M", " S"]
 COMMANDS = {
     "next_tokens": ([TEXT, "--k", "3"], ["·C", "417", "70.8", "█"], 3 + 1),
     "score": ([TEXT], ["log-probability", "bits per byte", "perplexity", "itizen"], 1 + 21 + 1 + 6),
@@ -21,9 +22,13 @@ COMMANDS = {
     "logit_lens": ([TEXT], ["layer 5", "·C 71%"], 1 + 21),
     "attribution": ([TEXT, " C", " S"], ["blocks.1.attn_out  +0.622", "sum                +1.211"], 1 + 15 + 1),
     "saliency": ([TEXT, " C", " S"], ["token   saliency", "+0.", "itizen"], 1 + 21),
-    "ablation": ([TEXT, "--answer", " C", "--by", "mean"], ["head 5", "    5  "], 1 + 6),
-    "patching": ([TEXT, TEXT.replace("No", "So"), " C", "--at", "z"], ["head  layer 0", "layer 5"], 1 + 6),
+    "ablation": ([TEXT, "--answer", " C", "--by", "mean"], ["whole model", "·C 71%", "head 5", "    5  "], 3 + 1 + 6),
+    "patching": ([*PAIR, "--at", "z"], ["clean text", "head  layer 0", "layer 5"], 4 + 1 + 6),
+    "attribution_patching": ([*PAIR, "--at", "z"], ["corrupted text", "logit of ·M minus ·S", "layer 5"], 4 + 1 + 6),
+    "path_patching": ([*PAIR, "--receiver", "blocks.3.attn.v.2"], ["head  layer 0", "layer 5"], 4 + 1 + 6),
     "induction": (["--n", "20"], ["layer  head  induction  previous token"], 1 + 36),
+    "detect_heads": ([TEXT, "previous"], ["layer  head  previous"], 1 + 10),
+    "circuits": (["--k", "3"], ["queries", "1.2 → 2.3", "OV"], 1 + 3 + 1 + 1 + 36),
     "tokens": ([TEXT], ["itizen", "891"], 1 + 21),
     "neighbours": (["king - he + she", "--k=4"], ["·queen", "832"], 1 + 4),
     "parameters": ([], ["blocks.0-5.mlp.c_fc", "2,915,328"], 1 + 9 + 1),

@@ -1,12 +1,13 @@
 """Write transformer-lens.npz: TransformerLens's answers about a model with random weights.
 
-    pip install "transformer_lens==3.9" regex requests tqdm filelock && python tests/data/make_transformer_lens.py
+    pip install "transformer_lens==3.9" -r requirements.txt && python tests/data/make_transformer_lens.py
 
 TransformerLens 3.9 is the last release with HookedTransformer. The weights are those of `random_model` in
 tests/helpers.py with the sizes and seed that the file says; they are loaded unfolded, and nothing is downloaded.
 """
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ MODEL = {"std": 0.2, "seed": 1, "n_vocab": 97, "n_ctx": 40, "n_embd": 48, "n_hea
 CLEAN = [5, 41, 7, 8, 96, 0, 13, 8, 22]
 CORRUPTED = [5, 60, 7, 8, 96, 0, 13, 71, 22]
 ANSWER, WRONG = 17, 80
+RECEIVERS = ["blocks.1.attn.q.3", "blocks.2.attn.k.1", "blocks.2.attn.v.0", "logits"]
 N_REPEATED, SEED = 12, 3  # induction's arguments
 SMALL = {"std": 0.3, "seed": 2, "n_vocab": 23, "n_ctx": 8, "n_embd": 8, "n_head": 2, "n_layer": 2}  # for gradients
 SMALL_IDS, SMALL_ANSWERS = [3, 17, 3, 22, 9], [4, 11]
@@ -84,7 +86,7 @@ def answers():
     logits, cache = model.run_with_cache(clean)
     results = {"arguments": np.array(json.dumps({
         "model": MODEL, "clean": CLEAN, "corrupted": CORRUPTED, "answer": ANSWER, "wrong": WRONG, "n": N_REPEATED,
-        "seed": SEED})), "logits": logits[0]}
+        "seed": SEED, "receivers": RECEIVERS})), "logits": logits[0]}
 
     def log_prob(hooks=()):
         return model.run_with_hooks(clean, fwd_hooks=list(hooks))[0, -1].log_softmax(-1)[answer]
@@ -110,16 +112,71 @@ def answers():
         return logits[0, -1, answer] - logits[0, -1, wrong]
 
     best, worst = metric(logits), metric(model(corrupted))
+    normalized = lambda logits: (metric(logits) - worst) / (best - worst)
     for at, patch in (("resid_pre", patching.get_act_patch_resid_pre), ("attn_out", patching.get_act_patch_attn_out),
-                      ("mlp_out", patching.get_act_patch_mlp_out), ("z", patching.get_act_patch_attn_head_out_all_pos)):
-        results[f"patching {at}"] = patch(model, corrupted, cache,
-                                          lambda logits: (metric(logits) - worst) / (best - worst))
+                      ("mlp_out", patching.get_act_patch_mlp_out), ("resid_mid", patching.get_act_patch_resid_mid),
+                      ("z", patching.get_act_patch_attn_head_out_all_pos),
+                      ("q", patching.get_act_patch_attn_head_q_all_pos),
+                      ("k", patching.get_act_patch_attn_head_k_all_pos),
+                      ("v", patching.get_act_patch_attn_head_v_all_pos),
+                      ("pattern", patching.get_act_patch_attn_head_pattern_all_pos)):
+        results[f"patching {at}"] = patch(model, corrupted, cache, normalized)
+    by_position = patching.get_act_patch_attn_head_out_by_pos(model, corrupted, cache, normalized)
+    results["patching z by position"] = by_position.transpose(1, 2)  # [n_layer, n_head, n_seq]
+
+    # Path patching, with the library's hooks: all heads' z frozen but the sender's; what the receiver gets; that alone.
+    frozen = model.run_with_cache(corrupted)[1]
+
+    def put(value, hook, head, array):
+        value[:, :, head] = array[:, :, head]
+        return value
+
+    for receiver in RECEIVERS:
+        grid = torch.zeros(n_layer, n_head)
+        _, end, _, letter, to = ["", n_layer, "", "", 0] if receiver == "logits" else receiver.split(".")
+        for layer in range(int(end)):
+            for head in range(n_head):
+                z = [f"blocks.{i}.attn.hook_z" for i in range(n_layer)]
+                hooks = [(name, partial(put, head=slice(None), array=frozen[name])) for name in z]
+                hooks.append((z[layer], partial(put, head=head, array=cache[z[layer]])))
+                if receiver == "logits":
+                    grid[layer, head] = normalized(model.run_with_hooks(corrupted, fwd_hooks=hooks))
+                    continue
+                name, arrived = f"blocks.{end}.attn.hook_{letter}", []
+                hooks.append((name, partial(lambda value, hook, kept: kept.append(value.clone()), kept=arrived)))
+                model.run_with_hooks(corrupted, fwd_hooks=hooks)
+                grid[layer, head] = normalized(model.run_with_hooks(
+                    corrupted, fwd_hooks=[(name, partial(put, head=int(to), array=arrived[0]))]))
+        results[f"path {receiver}"] = grid
+
+    # Attribution patching: the difference of the runs times autograd's gradient on the corrupted one.
+    places = {"resid_pre": "hook_resid_pre", "mlp_out": "hook_mlp_out", "z": "attn.hook_z",
+              "pattern": "attn.hook_pattern"}
+    with torch.enable_grad():
+        values = {}
+
+        def keep(value, hook):
+            value.retain_grad()
+            values[hook.name] = value
+
+        metric(model.run_with_hooks(corrupted, fwd_hooks=[(lambda name: True, keep)])).backward()
+    for at, place in places.items():
+        gains = []
+        for i in range(n_layer):
+            value = values[f"blocks.{i}.{place}"]
+            gain = ((cache[f"blocks.{i}.{place}"] - value) * value.grad)[0].detach()
+            gains.append(gain.sum((1, 2)) if at == "pattern" else gain.sum((0, 2)) if at == "z" else gain.sum(1))
+        results[f"attribution patching {at}"] = torch.stack(gains) / (best - worst)
 
     once = np.random.default_rng(SEED).choice(hparams["n_vocab"], N_REPEATED, replace=False)
     repeated = torch.tensor(np.tile(once, 2))[None]
     model.to_tokens = lambda *_, **__: repeated  # detect_head asks for a text, and there is no tokenizer
-    for name, kind in (("induction", "induction_head"), ("previous", "previous_token_head")):
+    for name, kind in (("induction", "induction_head"), ("previous", "previous_token_head"),
+                       ("duplicate", "duplicate_token_head")):
         results[name] = detect_head(model, "", kind)  # the sum over queries / their number
+    own = torch.tril(torch.rand(2 * N_REPEATED, 2 * N_REPEATED, generator=torch.Generator().manual_seed(0)))
+    model.cfg.default_prepend_bos = False
+    results["own pattern"], results["own"] = own, detect_head(model, "", own)
 
     # Weights unfolded: logit_attrs knows nothing of the last norm's gain, so its unembedding gets it; last, because it
     # changes the model.
@@ -133,6 +190,13 @@ def answers():
             results[name + against] = cache.logit_attrs(stack, torch.tensor([answer]), incorrect_tokens=incorrect,
                                                         pos_slice=-1)[:, 0]
     results["bias"], results["bias against wrong"] = bias[answer], bias[answer] - bias[wrong]
+
+    model = hooked_transformer(hparams, params)
+    model.process_weights_(fold_ln=True, center_writing_weights=True, center_unembed=False)
+    for kind in "QKV":
+        results[f"composition {kind}"] = model.all_composition_scores(kind)
+    for name, matrix in (("OV", model.OV), ("QK", model.QK)):
+        results[f"singular values {name}"] = torch.linalg.svdvals(matrix.AB)[..., : hparams["n_embd"] // n_head]
     return {name: np.asarray(value) for name, value in results.items()}
 
 

@@ -1,0 +1,120 @@
+"""Many texts: a question that is asked of one is asked of each, and the answer is their mean."""
+import csv
+import functools
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numpy as np
+
+from cli.arguments import CommandLineError
+from inside.result import Baseline
+
+F = TypeVar("F", bound=Callable)
+
+
+def is_many(text) -> bool:
+    """Whether a text is a list of texts; a list of whole numbers is one text's ids."""
+    return not isinstance(text, str) and len(text) > 0 and not isinstance(text[0], numbers.Integral)
+
+
+def over_texts(*names: str) -> Callable[[F], F]:
+    """A decorator of a question: the arguments of these names may be lists, one for each text.
+
+    The first of them says whether they are; the others may be one for all texts. Over many texts, the result's arrays
+    are means, and it has `standard_error` and `n_texts`.
+    """
+
+    def decorate(ask: F) -> F:
+        signature = inspect.signature(ask)
+
+        @functools.wraps(ask)
+        def run(*args, **kwargs):
+            given = signature.bind(*args, **kwargs).arguments
+            if not is_many(given[names[0]]):
+                return ask(*args, **kwargs)
+            n = len(given[names[0]])
+            lists = {name: given[name] for name in names if isinstance(given.get(name), (list, tuple, np.ndarray))}
+            for name, values in lists.items():
+                if len(values) != n:
+                    raise ValueError(f"{name} is a list of {len(values)}, but there are {n} texts")
+            return mean_of([ask(**{**given, **{name: values[i] for name, values in lists.items()}}) for i in range(n)])
+
+        return cast(F, run)
+
+    return decorate
+
+
+def mean_of(results: list):
+    """The mean of several results of one kind, with the standard error of its first array."""
+    first, n = results[0], len(results)
+    mean = type(first)(*(_mean_field(values) for values in zip(*results, strict=True)))
+    arrays = next(values for values in zip(*results, strict=True) if isinstance(values[0], np.ndarray))
+    mean.title = first.title if n == 1 else f"{first.title} and for {n - 1} more texts: the mean"
+    mean.metric = first.metric if len({result.metric for result in results}) == 1 else first.metric.partition(" of ")[0]
+    mean.n_texts, mean.standard_error = n, np.std(arrays, axis=0, ddof=1) / math.sqrt(n) if n > 1 else None
+    mean.baseline = [_mean_baseline(runs) for runs in zip(*(result.baseline for result in results), strict=True)]
+    return mean
+
+
+def _mean_field(values):
+    """The mean of numbers; of pieces, those that all texts share."""
+    first = values[0]
+    if isinstance(first, np.ndarray):
+        shapes = sorted({array.shape for array in values})
+        if len(shapes) > 1:
+            raise ValueError(f"the texts have different numbers of tokens (shapes {list(shapes[0])} and "
+                             f"{list(shapes[-1])}), so there is no mean for each position: give texts of equally many, "
+                             "or ask about heads")
+        return np.mean(values, axis=0)
+    if isinstance(first, float):
+        return float(np.mean(values))
+    if isinstance(first, list):
+        return [pieces[0] if len(set(pieces)) == 1 else "…" for pieces in zip(*values)]
+    return first
+
+
+def _mean_baseline(runs):
+    n_right = sum(run.right for run in runs)
+    return Baseline(runs[0].name, float(np.mean([run.value for run in runs])),
+                    f"the answer in {n_right} of {len(runs)} texts", None, n_right == len(runs))
+
+
+def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, object]) -> dict[str, list]:
+    """The columns of a CSV file of texts and answers, one text in each row, for a question over many texts.
+
+    Args:
+        file: the file's name; UTF-8, its first row names the columns.
+        needed, optional: names of columns.
+        given: the same arguments as they were on the command line, where they must not be then.
+
+    Raises:
+        CommandLineError: an argument is in both; ValueError: the file lacks a column or has an empty cell.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise CommandLineError(f"{name} comes from a column of --file {file}: leave {value!r} out")
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: byte 0x{error.object[error.start]:02X} at {error.start}") from None
+    columns = reader.fieldnames or []
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise ValueError(f"{file} has no column {missing[0]}: its columns are {', '.join(columns) or 'none'}, and "
+                         f"{', '.join(needed)} are needed")
+    if not rows:
+        raise ValueError(f"{file} has no rows")
+    for i, row in enumerate(rows):
+        for name in needed:
+            if not row[name]:
+                raise ValueError(f"{file}: the {name} of row {i + 1} is empty")
+    found = {name: [row[name] for row in rows] for name in (*needed, *optional) if name in columns}
+    try:
+        return {name: [int(i) for i in values] if name == "position" else values for name, values in found.items()}
+    except ValueError as error:
+        raise ValueError(f"{file}: a position must be a whole number ({error})") from None
