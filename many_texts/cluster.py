@@ -3,6 +3,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 from cli.terminal import notice
 
 PATIENCE = 60  # seconds to wait for the first worker of a cluster
+ROUTES = "scheduler.prometheus", "scheduler.info", "scheduler.json", "health", "statics"  # all of Dask's but its proxy
 N_STARTS = 3  # of the local workers
 N_SECONDS = 0.5  # between two reports of a block's progress
 TOPIC = "gpt2-progress"
@@ -38,7 +40,8 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is replaced; errors are raised as well
     warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
     # Dask keeps its last 1,000 messages, which hold texts: 200 MB. Its profiler takes 3% of the workers' time.
-    settings = {"distributed.admin.low-level-log-length": 10, "distributed.worker.profile.enabled": False}
+    settings = {"distributed.admin.low-level-log-length": 10, "distributed.worker.profile.enabled": False,
+                "distributed.scheduler.http.routes": [f"distributed.http.{name}" for name in ROUTES]}
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if scheduler is None:
@@ -47,7 +50,7 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
         try:
             client = stack.enter_context(distributed.Client(cluster if scheduler is None else scheduler, timeout=10))
         except (OSError, ValueError, TypeError) as error:  # TypeError: there is no certificate
-            advice = ("its certificates are set as docs/many-texts.md says" if str(scheduler).startswith("tls:") else
+            advice = ("docs/many-texts.md says how to set the certificates" if str(scheduler).startswith("tls:") else
                       "start one with: python -m dask scheduler")
             raise ConnectionError(f"there is no Dask scheduler at {scheduler}: {error}; {advice}") from None
         if scheduler is not None and not client.nthreads():
@@ -103,11 +106,29 @@ def without_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    start_resource_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_resource_tracker():
+    """Start the process that tidies up after multiprocessing: when Dask did, it would let Ctrl-C through again.
+
+    After Ctrl-C there is something left to tidy up, which that process would give a warning about.
+    """
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def close_unwanted(future):

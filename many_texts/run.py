@@ -178,8 +178,9 @@ def only_run(out):
     from filelock import FileLock, Timeout
 
     path = out + ".lock"
-    if os.path.lexists(path):
-        check_own(path)
+    for own in (path, out + ".progress"):
+        if os.path.lexists(own):
+            check_own(own)
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
@@ -332,12 +333,13 @@ def kept(journal):
     try:
         yield
     except BaseException:
-        notice(f"\n{journal.n_texts:,} texts are finished and kept in {journal.path}: the same command goes on from "
-               "there")
+        if journal.n_texts:
+            notice(f"\n{journal.n_texts:,} texts are finished and kept in {journal.path}: the same command goes on "
+                   "from there")
         raise
 
 
-BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} texts [{elapsed}<{remaining}{postfix}]"  # fits into 60 columns
+BAR = "|{bar}| {n_fmt}/{total_fmt} texts [{elapsed}<{remaining}{postfix}]"  # fits into 60 columns
 
 
 def work_through(client, function, blocks, journal, n_texts, strict):

@@ -72,14 +72,14 @@ def workers():
 
 
 @contextlib.contextmanager
-def cluster(n_workers=2, cwd=ROOT):
+def cluster(n_workers=2, cwd=ROOT, protocol="tcp", env=None):
     port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    dask = [sys.executable, "-m", "dask"]
+    address = f"{protocol}://127.0.0.1:{port}"
+    dask, options = [sys.executable, "-m", "dask"], {"stderr": subprocess.DEVNULL, "cwd": cwd, "env": env}
     processes = [subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
-                                  stderr=subprocess.DEVNULL, cwd=cwd)]
+                                  **options)]
     worker = [*dask, "worker", address, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
-    processes += [subprocess.Popen(worker, stderr=subprocess.DEVNULL, cwd=cwd) for _ in range(n_workers)]
+    processes += [subprocess.Popen(worker, **options) for _ in range(n_workers)]
     try:
         yield address, processes
     finally:
@@ -286,6 +286,134 @@ def test_columns_of_several_types_become_text(tmp_path):
     assert frame["c"][1].tolist() == [2, 3] and frame["e"][0] == str(2**70) and frame["f"][2] == {"g": "\ufffd"}
 
 
+def test_blocks_follow_the_workers_and_begin_small():
+    from many_texts.run import COMMANDS, blocks_of, sizes
+    from many_texts.work import Text
+
+    def blocks(n, n_workers, skip=(), n_bytes=1):
+        texts = (Text(i, "x" * n_bytes) for i in range(n) if i not in skip)
+        made = list(blocks_of(texts, sizes(n - len(skip), n_workers, COMMANDS["generate"])))
+        assert all(place == block[0].place for place, block in made)
+        assert [text.place for _, block in made for text in block] == [i for i in range(n) if i not in skip]
+        return [len(block) for _, block in made]
+
+    assert blocks(256, 4) == [64] * 4
+    assert blocks(100, 4) == [25] * 4  # not 64 and 36
+    assert blocks(3, 4) == [1] * 3 and blocks(0, 4) == []
+    assert blocks(300, 4) == [38] * 7 + [34]
+    assert blocks(2000, 2)[:6] == [16, 16, 32, 32, 63, 63]
+    assert blocks(10, 1, skip=(3, 4)) == [3, 5]  # a block is a piece of the input
+    assert blocks(10, 1, n_bytes=2**15) == [2] * 5 and blocks(3, 1, n_bytes=2**17) == [1] * 3
+
+
+def test_an_input_that_changes_is_noticed(tmp_path):
+    """Also where the changed rows are others than the texts, or the file is longer or shorter."""
+    from many_texts import tables
+    from many_texts.run import Rows
+
+    path = tmp_path / "in.csv"
+    lines = [f"text {i},{i}\n" for i in range(200)]
+    write = lambda lines: path.write_text("text,n\n" + "".join(lines))
+    write(lines)
+    rows = Rows(tables.Source(str(path)), "text")
+    assert len(list(rows.first(tables.Columns(typed=False)))) == rows.n == 200
+    digest = rows.digest()
+    assert [text.text for text, _ in rows] == [f"text {i}" for i in range(200)]
+    changed = [*lines[:150], lines[150].replace("150\n", "151\n"), *lines[151:]]
+    for other, where in ((lines[::-1], "from row 1 on"), (changed, "from row 129 on"), (lines[:-1], "from row 193 on"),
+                         (lines[:128], "there are fewer rows"), ([*lines, "x,1\n"], "from row 193 on")):
+        write(other)
+        got = []
+        with pytest.raises(ValueError, match=f"in.csv was changed while it was in use.*{where}"):
+            got += rows  # none of a piece that has changed comes out
+        again = Rows(tables.Source(str(path)), "text")
+        assert list(again.first(tables.Columns(typed=False))) and again.digest() != digest
+
+
+@pytest.mark.parametrize("suffix", [".progress", ".lock"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "link to nothing"])
+def test_files_beside_the_output_are_ones_own(tmp_path, monkeypatch, kind, suffix):
+    """Nothing is written through a link, and nothing waits for a named pipe: it is refused before the work."""
+    from many_texts.journal import open_own
+    from many_texts.run import only_run
+
+    precious, path = tmp_path / "precious", tmp_path / f"out.csv{suffix}"
+    precious.write_text("precious")
+    {"link": path.symlink_to, "hard link": path.hardlink_to, "pipe": lambda _: os.mkfifo(path),
+     "link to nothing": lambda _: path.symlink_to(tmp_path / "nothing")}[kind](precious)
+    for opened in (lambda: open_own(str(path)), only_run(str(tmp_path / "out.csv")).__enter__):
+        with pytest.raises(OSError, match=f"out.csv{suffix} is not a regular file"):
+            opened()
+    assert precious.read_text() == "precious" and not (tmp_path / "nothing").exists()
+    path.unlink()
+    path.write_text("")
+    os.close(open_own(str(path)))
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(OSError, match="belongs to another user"):
+        open_own(str(path))
+
+
+def test_stop_and_samples_are_those_of_gpt2(shakespeare):
+    from gpt2 import generate
+    from many_texts.work import Text, fingerprint, generate_block
+
+    encoder, hparams, params = shakespeare
+    texts, how = ["ROMEO:", "JULIET:\nO", "To be"], {"temperature": 0.9, "top_k": 50, "top_p": None}
+    model = ("shakespeare", None, fingerprint("shakespeare", None))
+    results = generate_block([Text(place, text) for place, text in enumerate(texts, 5)], model,
+                             n_tokens_to_generate=30, n_samples=3, stop="the", seed=7, **how)
+    n_stopped = 0
+    for place, (text, rows) in enumerate(zip(texts, results, strict=True), 5):
+        assert [row["sample"] for row in rows] == [1, 2, 3]
+        for i, row in enumerate(rows):
+            ids = generate(encoder.encode(text), params, hparams["n_head"], 30, stop_id=encoder.eot_token,
+                           seed=seed_of(7 + i, place), **how)
+            whole = encoder.decode(ids)
+            assert row["continuation"] == whole.partition("the")[0]
+            assert encoder.decode(ids[: row["n_tokens"]]).startswith(row["continuation"])
+            assert row["n_tokens"] <= 30 and (row["n_tokens"] == len(ids) or "the" in whole)
+            n_stopped += row["n_tokens"] < len(ids)
+    assert n_stopped  # the work ends with the text
+
+
+def test_a_text_of_100_mb_is_refused_at_once(shakespeare):
+    from many_texts.work import Text, fingerprint, generate_block
+
+    model = ("shakespeare", None, fingerprint("shakespeare", None))
+    result, = generate_block([Text(0, "a " * 50_000_000)], model, n_tokens_to_generate=1)
+    assert "100,000,000 characters are more than can fit" in result["error"]
+
+
+def test_the_bar_fits_into_60_columns():
+    from tqdm import tqdm
+
+    from many_texts.run import BAR
+
+    line = tqdm.format_meter(999_999, 1_000_000, 86_399, ncols=60, bar_format=BAR, postfix="123,456 tokens/s")
+    assert len(line) <= 60 and line.endswith("123,456 tokens/s]") and "999999/1000000 texts" in line
+
+
+def test_workers_that_die_while_they_start(monkeypatch):
+    """They are started again, then the run ends with one line."""
+    import distributed
+
+    from many_texts import cluster
+
+    failures = ["Nanny failed to start."] * 2
+
+    def local_cluster(**options):
+        assert options["security"].require_encryption
+        if failures:
+            raise RuntimeError(failures.pop())
+        return "cluster"
+
+    monkeypatch.setattr(distributed, "LocalCluster", local_cluster)
+    assert cluster.local_cluster(1) == "cluster"
+    failures += ["Nanny failed to start."] * 3
+    with pytest.raises(ConnectionError, match=r"the worker processes do not start \(3 attempts\): Nanny failed"):
+        cluster.local_cluster(1)
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -397,7 +525,122 @@ def test_a_text_that_kills_its_workers_gets_an_error_and_no_other_does():
         assert [row["error"][:23] for row in new if "error" in row] == ["the worker died, 2 times"[:23]] * (number == 2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0, 0.2, 0.5, 1, 2])
+def test_ctrl_c_while_workers_start(tmp_path, delay):
+    """Nothing but the end of the line, and no process stays."""
+    (tmp_path / "in.txt").write_text("\n".join(make_texts(700)))
+    process = start("generate", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "-n", "25", "--n_workers", "2")
+    wait_for(lambda: worker_processes(process), 60)
+    time.sleep(delay)
+    children = descendants(process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.decode().splitlines() if line.strip() and "texts" not in line]
+    assert process.returncode == 130 and output == b"" and lines == []
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def counting(texts):
+    """What a worker does in the test below: it says how far it is."""
+    from many_texts import cluster
+
+    report = cluster.reporter()
+    for n in range(len(texts) + 1):
+        time.sleep(0.6)
+        report(n)
+    return [{"n_tokens": 1} for _ in texts]
+
+
+@pytest.mark.slow
+def test_only_this_process_can_use_its_workers_and_it_sees_how_far_they_are():
+    import socket
+    import ssl
+
+    import distributed
+    import psutil
+
+    from many_texts.cluster import connected, finished
+
+    with connected(None, 1) as client:
+        seen = []
+        assert len(list(finished(client, counting, [(0, [1, 2, 3]), (3, [4])], seen.append))) == 2
+        assert {1, 2} <= set(seen) and max(seen) <= 4
+        address = client.scheduler.address
+        dashboard = int(re.search(r":(\d+)/", client.dashboard_link)[1])
+        for stranger in (address.replace("tls", "tcp"), address):
+            with pytest.raises((OSError, TypeError)):
+                distributed.Client(stranger, timeout=3)
+        with pytest.raises(OSError, match="certificate"):
+            distributed.Client(address, timeout=3, security=distributed.Security.temporary())
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        n_refused = 0
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port != dashboard:
+                    assert connection.laddr.ip == "127.0.0.1"
+                    with socket.create_connection(connection.laddr, timeout=2) as plain, pytest.raises(OSError):
+                        with context.wrap_socket(plain) as encrypted:  # without a certificate
+                            encrypted.sendall(bytes(100))
+                            if not encrypted.recv(1):
+                                raise ConnectionResetError
+                    n_refused += 1
+        assert n_refused >= 3  # the scheduler, the worker, and what restarts the worker
+
+
 # --- a scheduler and workers --------------------------------------------------------------------
+
+
+def commands_of(section):
+    """The first block of shell commands in a section of docs/many-texts.md."""
+    text = (ROOT / "docs" / "many-texts.md").read_text(encoding="utf-8").partition(f"## {section}\n")[2]
+    return re.search(r"```bash\n(.*?)```", text, re.S)[1]
+
+
+@pytest.mark.slow
+def test_certificates_as_the_docs_make_them(tmp_path, batch):
+    """With them all three talk to each other; without them batch.py is refused."""
+    subprocess.run(["bash", "-euc", commands_of("Who can connect")], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "dask.key").stat().st_mode & 0o77 == 0
+    env = {"DASK_CONFIG": str(tmp_path / "dask.yaml")}
+    command = "score", "-", "--out", tmp_path / "out.jsonl", "--scheduler"
+    with cluster(n_workers=1, protocol="tls", env={**os.environ, **env}) as (address, _):
+        result = batch(*command, address, input="To be\n", env=env)
+        assert result.returncode == 0 and json.loads((tmp_path / "out.jsonl").read_text())["n_tokens"] == 2
+        line = error_line(batch(*command, address, "--overwrite", input="To be\n"))
+        assert "docs/many-texts.md says how to set the certificates" in line
+
+
+@pytest.mark.slow
+def test_the_advice_where_workers_are_missing_works(tmp_path):
+    """It is given at once, and starts a worker that comes."""
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    (tmp_path / "in.txt").write_text("To be")
+    command = "score", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "--scheduler", address
+    failed = start(*command)
+    failed.wait(60)
+    processes = []
+
+    def follow(advice, *more):
+        words = re.search(r"python -m (dask .*)", advice)[1].split()
+        processes.append(subprocess.Popen([sys.executable, "-m", *words, *more], stderr=subprocess.DEVNULL, cwd=ROOT))
+
+    try:
+        follow(failed.communicate()[1].decode(), "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+        time.sleep(5)
+        process = start(*command)
+        advice = process.stderr.readline().decode()
+        assert advice.startswith(f"waiting up to 60 s for a worker to come to {address}; start one in a clone")
+        follow(advice, "--no-dashboard")
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(30)
 
 
 @pytest.mark.slow
