@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoder import Encoder, get_encoder
-from model_files import hugging_face, weights
+from model_files import hub, hugging_face, weights
 from model_files import tf_checkpoint as checkpoint
 from model_files.download import download, without_password
 from model_files.lock import locked
@@ -163,7 +163,7 @@ def load_encoder_hparams_and_params(model_size: str | os.PathLike[str] | None = 
         ValueError: the name is not that of a model, a file is damaged, files do not belong together, or the model is
             not a GPT-2.
         ImportError: as `load_gpt2_params_from_tf_ckpt`; or a package is missing.
-        OSError: as `download_gpt2_files` and `hugging_face.download`.
+        OSError: as `download_gpt2_files` and `hub.download`.
     """
     name = DEFAULT_MODEL if model_size is None else model_size
     model_dir, on_hub = find_model(name, models_dir), _is_hub_name(name)
@@ -171,9 +171,9 @@ def load_encoder_hparams_and_params(model_size: str | os.PathLike[str] | None = 
     if models_dir is not None and not Path(models_dir).is_dir() and model_dir.parent == MODELS_DIR:
         logger.warning(f"the folder {models_dir} does not exist: using the bundled model in {MODELS_DIR}")
     if missing and on_hub:
-        model_dir = hugging_face.download(str(name))
+        model_dir = hub.download(str(name))
         missing = missing_files(model_dir)
-    elif missing and model_dir.name in MODEL_SIZES and not hugging_face.is_folder_of(model_dir):
+    elif missing and model_dir.name in MODEL_SIZES and not hugging_face.recognizes(model_dir):
         if not model_dir.parent.is_dir():
             logger.warning(f"the folder {model_dir.parent} does not exist: making it for the {model_dir.name} model")
         try:
@@ -188,7 +188,7 @@ def load_encoder_hparams_and_params(model_size: str | os.PathLike[str] | None = 
                            f"({error}): using the small bundled model, {BUNDLED_MODEL}, instead")
             model_dir = MODELS_DIR / BUNDLED_MODEL
         missing = missing_files(model_dir)
-    if hugging_face.is_folder_of(model_dir):
+    if hugging_face.recognizes(model_dir):
         hugging_face.check_files(model_dir, missing)
         hparams = load_hparams(model_dir)
         encoder = hugging_face.get_encoder(model_dir, str(name) if on_hub else model_dir.name, hparams["n_vocab"])
@@ -219,7 +219,7 @@ def find_model(model_size: str | os.PathLike[str], models_dir: str | os.PathLike
             raise FileNotFoundError(f"there is no folder {str(model_size)!r}, which names the model as a path")
         return Path(os.path.abspath(path))
     if _is_hub_name(model_size):
-        return hugging_face.cached(str(model_size))
+        return hub.cached(str(model_size))
     if not isinstance(model_size, str) or not re.fullmatch(r"[^/\\:\0]+", model_size):
         raise ValueError(f"{model_size!r} is not a model's name: give that of a folder in {models_dir}, such as 124M, "
                          "owner/name for one on the Hugging Face Hub, or a folder's path, such as ./mine")
@@ -260,7 +260,7 @@ def _path(model_size: object) -> Path | None:
 
 
 def _is_hub_name(model_size: object) -> bool:
-    return isinstance(model_size, str) and _path(model_size) is None and hugging_face.is_hub_name(model_size)
+    return isinstance(model_size, str) and _path(model_size) is None and hub.is_hub_name(model_size)
 
 
 def available_models(models_dir: str | os.PathLike[str] | None = None) -> list[str]:
@@ -268,9 +268,9 @@ def available_models(models_dir: str | os.PathLike[str] | None = None) -> list[s
     from the Hugging Face Hub that are in its cache."""
     models_dir = MODELS_DIR if models_dir is None else Path(models_dir)
     names = {BUNDLED_MODEL}
-    for name in [*_folders(models_dir), *hugging_face.cached_models()]:
+    for name in [*_folders(models_dir), *hub.cached_models()]:
         try:
-            folder = hugging_face.cached(name) if "/" in name else models_dir / name
+            folder = hub.cached(name) if "/" in name else models_dir / name
             if not missing_files(folder) and load_hparams(folder):
                 names.add(name)
         except (OSError, ValueError):  # not readable, damaged, or not a GPT-2
@@ -293,7 +293,7 @@ def missing_files(model_dir: str | os.PathLike[str]) -> list[Path]:
     params-*.npy and model.ckpt.index alone.
     """
     model_dir = Path(model_dir)
-    if hugging_face.is_folder_of(model_dir):
+    if hugging_face.recognizes(model_dir):
         return hugging_face.missing_files(model_dir)
     missing = [model_dir / name for name in ("checkpoint", "hparams.json", *VOCABULARY_FILES)
                if not (model_dir / name).is_file()]
@@ -318,7 +318,7 @@ def load_hparams(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: the file is not JSON, a size is missing or out of range, or a setting in config.json is not GPT-2's.
     """
     model_dir = Path(model_dir)
-    if hugging_face.is_folder_of(model_dir):
+    if hugging_face.recognizes(model_dir):
         return hugging_face.load_hparams(model_dir)
     try:
         return read_hparams(model_dir / "hparams.json")
@@ -355,7 +355,7 @@ def load_params(model_dir: str | os.PathLike[str], hparams: dict[str, Any]) -> d
     Returns and raises as `load_gpt2_params_from_tf_ckpt`.
     """
     model_dir, shapes = Path(model_dir), parameter_shapes(hparams)
-    if hugging_face.is_folder_of(model_dir):
+    if hugging_face.recognizes(model_dir):
         return nested(weights.load(model_dir, lambda: hugging_face.fingerprint(model_dir), shapes,
                                    lambda: hugging_face.read_tensors(model_dir, shapes)), hparams)
     prefix = checkpoint.latest_checkpoint(model_dir)

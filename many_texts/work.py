@@ -48,7 +48,7 @@ def fingerprint(model_size: str, models_dir: str | None) -> str:
     if missing:
         raise FileNotFoundError(f"{socket.gethostname()} does not have the model {model_size!r}: {missing[0]} is "
                                 "missing. Copy the model there, or say with --models_dir where the workers have it")
-    if hugging_face.is_folder_of(folder):
+    if hugging_face.recognizes(folder):
         files = hugging_face.files(folder)
     else:
         index = checkpoint.index_file(checkpoint.latest_checkpoint(folder))

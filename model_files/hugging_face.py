@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import os
 import re
@@ -18,15 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from encoder import END_OF_TEXT, AddedToken, Encoder, read_json, read_merges
+from encoder import Encoder
+from model_files import hugging_face_tokenizer as tokenizer
+from model_files.hugging_face_tokenizer import not_gpt2, read_object, read_settings, short
 from model_files.official_files import check_sizes
 
-logger = logging.getLogger(__name__)
-
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the weights in one file, or a list of shards
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
-                   "special_tokens_map.json")
-SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+SMALL_FILES = ("config.json", "generation_config.json", *tokenizer.FILES)
 
 SIZES = {  # our name: those that config.json may have for it
     "n_vocab": ("vocab_size",),
@@ -51,14 +48,11 @@ SETTINGS: dict[str, tuple[Any, ...]] = {  # in config.json: the values that are 
 # Not weights of the language model: the causal masks that old versions saved, and the heads beside it that are trained
 # with it (GPT2DoubleHeadsModel's, and the value head of reinforcement learning).
 NO_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|(multiple_choice_head|v_head)\..*")
-# How tokenizer.json says it where it says it in full: OpenAI's own alternatives, in their order.
-PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")  # of transformers 4 and 5: what tokenizer.json says
 LEAVES = {"w": "weight", "g": "weight", "b": "bias"}
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy has no bfloat16: it is the upper half of a float32
 
 
-def is_folder_of(folder: Path) -> bool:
+def recognizes(folder: Path) -> bool:
     """Whether a folder is laid out as Hugging Face does it. One that has hparams.json, too, is OpenAI's."""
     names = ("config.json", SINGLE, INDEX, "pytorch_model.bin", "adapter_config.json")
     return not (folder / "hparams.json").exists() and any((folder / name).exists() for name in names)
@@ -87,19 +81,17 @@ def check_format(names: list[str], model: str) -> None:
         return
     if any(re.fullmatch(r"pytorch_model.*\.bin(\.index\.json)?", name) for name in names):
         target = model if os.path.isdir(model) else "./" + model.rpartition("/")[2]
-        program = (f"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-                   f"M.from_pretrained({model!r}).save_pretrained({target!r}); "
-                   f"T.from_pretrained({model!r}).save_pretrained({target!r})")
+        program = "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; " + "; ".join(
+            f"{kind}.from_pretrained({json.dumps(model)}).save_pretrained({json.dumps(target)})" for kind in "MT")
         raise ValueError(f"{model} has its weights in pytorch_model.bin alone, a pickle, which can run any code when "
                          "it is opened. Convert it once, where torch and transformers are installed: python -c "
-                         f"{shlex.quote(program)}" + ("" if target == model else f"; then name the folder {target}"))
+                         f"{shlex.quote(program)}" + ("" if target == model else f"; then use --model_size {target}"))
     if "adapter_config.json" in names:
         raise ValueError(f"{model} is an adapter (LoRA, ...), not a whole model: merge it into its model with PEFT's "
                          "merge_and_unload(), and save that with save_pretrained")
 
 
 # --- config.json --------------------------------------------------------------------------------
-
 
 def load_hparams(folder: Path) -> dict[str, Any]:
     """The sizes of a model from its config.json, checked: n_vocab, n_ctx, n_embd, n_head, n_layer, and n_inner, the
@@ -109,14 +101,13 @@ def load_hparams(folder: Path) -> dict[str, Any]:
         ValueError: the file is not JSON, a size is missing or out of range, or a setting is not GPT-2's; it is named.
     """
     path = folder / "config.json"
-    config = _read_object(path)
+    config = read_object(path)
     for name, values in SETTINGS.items():
         if config.get(name, values[0]) not in values:
-            raise _not_gpt2(path, name, config[name], values[0])
-    for architecture in config.get("architectures") or ():
-        if str(architecture).startswith("GPT2For"):
-            raise ValueError(f"{path}: architectures is {_short(config['architectures'])}: that is no language model, "
-                             "which would be GPT2LMHeadModel")
+            raise not_gpt2(path, name, config[name], values[0])
+    if "GPT2For" in str(config.get("architectures")):
+        raise ValueError(f"{path}: architectures is {short(config['architectures'])}, which is no language model; that "
+                         "would be GPT2LMHeadModel")
     hparams = {}
     for name, aliases in SIZES.items():
         found = [alias for alias in aliases if alias in config]
@@ -131,142 +122,10 @@ def load_hparams(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from None
 
 
-# --- the tokenizer ------------------------------------------------------------------------------
-
-
 def get_encoder(folder: Path, name: str, n_vocab: int) -> Encoder:
-    """The tokenizer of the model in `folder`: tokenizer.json, or where there is none vocab.json and merges.txt; tokens
-    that were added are named in the other files, too.
-
-    Args:
-        folder: Path of the model's folder.
-        name: what to call it.
-        n_vocab: how many token ids the model has.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: it is not GPT-2's byte-level BPE (the setting is named), a file is malformed, or the vocabulary
-            does not fit the model.
-    """
-    path, settings = folder / "tokenizer.json", _read_settings(folder / "tokenizer_config.json")
-    for setting in ("add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case", "split_special_tokens"):
-        if settings.get(setting):
-            raise _not_gpt2(folder / "tokenizer_config.json", setting, settings[setting], False)
-    if path.is_file():
-        vocabulary, merges, listed = _read_tokenizer(path)
-    else:
-        path = folder / "vocab.json"
-        vocabulary, merges, listed = _read_object(path), read_merges(folder / "merges.txt"), []
-        kind = settings.get("tokenizer_class")
-        if kind not in (None, "GPT2Tokenizer", "GPT2TokenizerFast", *ANY_TOKENIZER):
-            raise _not_gpt2(folder / "tokenizer_config.json", "tokenizer_class", kind, "GPT2Tokenizer")
-    if len(vocabulary) > n_vocab:
-        raise ValueError(f"{path} has {len(vocabulary)} tokens, but config.json says vocab_size = {n_vocab}: they "
-                         "belong to different models")
-    try:
-        added = _added_tokens(folder, settings, vocabulary, listed)
-        eos, bos = (_special_id(folder, setting, n_vocab) for setting in ("eos_token_id", "bos_token_id"))
-        return Encoder(vocabulary, merges, name, added_tokens=added, n_vocab=n_vocab, eot_token=eos, bos_token=bos)
-    except ValueError as error:
-        raise ValueError(f"{path} is not GPT-2's kind of vocabulary: {error}") from None
-
-
-def _read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], list[dict[str, Any]]]:
-    """(vocabulary, merges, added tokens) from a tokenizer.json; ValueError if it encodes in another way than GPT-2."""
-    tokenizer = _read_object(path)
-    model = tokenizer.get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        raise _not_gpt2(path, "model.type", model.get("type") if isinstance(model, dict) else model, "BPE")
-    for setting, good in (("dropout", (None, 0)), ("continuing_subword_prefix", (None, "")),
-                          ("end_of_word_suffix", (None, "")), ("byte_fallback", (False,)), ("ignore_merges", (False,))):
-        if model.get(setting, good[0]) not in good:
-            raise _not_gpt2(path, f"model.{setting}", model[setting], good[0])
-    if _steps(tokenizer.get("normalizer"), "normalizers"):
-        raise _not_gpt2(path, "normalizer", tokenizer["normalizer"], None)
-    *before, last = _steps(tokenizer.get("pre_tokenizer"), "pretokenizers") or [{}]
-    if last.get("type") != "ByteLevel":
-        raise _not_gpt2(path, "pre_tokenizer", tokenizer.get("pre_tokenizer"), {"type": "ByteLevel"})
-    if last.get("add_prefix_space", False):
-        raise _not_gpt2(path, "pre_tokenizer.add_prefix_space", last["add_prefix_space"], False)
-    split = [{"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}]
-    if before != ([] if last.get("use_regex", True) else split):  # a ByteLevel with use_regex splits by that pattern
-        raise _not_gpt2(path, "pre_tokenizer", tokenizer["pre_tokenizer"], {"type": "ByteLevel", "use_regex": True})
-    for step in _steps(tokenizer.get("post_processor"), "processors"):
-        only_the_text = [list(part) for part in step.get("single", [])] == [["Sequence"]]
-        if step.get("type") != "ByteLevel" and not (step.get("type") == "TemplateProcessing" and only_the_text):
-            raise _not_gpt2(path, "post_processor", tokenizer["post_processor"], {"type": "ByteLevel"})
-    if [step.get("type") for step in _steps(tokenizer.get("decoder"), "decoders")] not in ([], ["ByteLevel"]):
-        raise _not_gpt2(path, "decoder", tokenizer["decoder"], {"type": "ByteLevel"})
-    vocabulary, merges, added = model.get("vocab"), model.get("merges"), tokenizer.get("added_tokens") or []
-    if not isinstance(vocabulary, dict) or not isinstance(merges, list) or not isinstance(added, list):
-        raise ValueError(f"{path} must have an object model.vocab and a list model.merges")
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) if isinstance(merge, list) else ()
-             for merge in merges]
-    for merge, pair in zip(merges, pairs):
-        if len(pair) != 2 or not all(isinstance(token, str) and token for token in pair):
-            raise ValueError(f"{path}: a merge must be two tokens, not {_short(merge)}")
-    return vocabulary, pairs, added  # type: ignore[return-value]  # of two str each, as was just checked
-
-
-def _steps(part: Any, name: str) -> list[dict[str, Any]]:
-    """The steps of a part of a tokenizer, which may be none, one, or a sequence, also of sequences."""
-    if part is None:
-        return []
-    if not isinstance(part, dict):
-        return [{"type": part}]
-    if part.get("type") != "Sequence":
-        return [part]
-    return [step for inner in part.get(name) or [] for step in _steps(inner, name)]
-
-
-def _added_tokens(folder: Path, settings: dict[str, Any], vocabulary: dict[str, int],
-                  listed: list[dict[str, Any]]) -> dict[str, AddedToken]:
-    """{text: `AddedToken`}: those in a list with their ids, and those with a role (bos_token, ...), which get the next
-    ids if they are in no list and not in the vocabulary."""
-    if "added_tokens_decoder" in settings:
-        decoder = settings["added_tokens_decoder"]
-        if not isinstance(decoder, dict) or not all(re.fullmatch("[0-9]{1,9}", i) for i in decoder):
-            raise ValueError(f"added_tokens_decoder must map ids to tokens, unlike {_short(decoder)}")
-        listed = [*listed, *({**_as_object(token), "id": int(i)} for i, token in decoder.items())]
-    else:  # as they were kept before
-        settings = settings | _read_settings(folder / "special_tokens_map.json")
-        old = _read_settings(folder / "added_tokens.json")
-        roles = {_text(token) for token in _tokens_with_roles(settings)}
-        listed = [*({"content": text, "id": i, "normalized": text not in roles} for text, i in old.items()), *listed]
-    tokens = {_text(token): _added_token(token) for token in listed}
-    tokens = dict(sorted(tokens.items(), key=lambda item: item[1].id))
-    if END_OF_TEXT in vocabulary and settings.get("tokenizer_class") not in ANY_TOKENIZER:  # GPT2Tokenizer's defaults
-        settings = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT) | settings
-    for token in _tokens_with_roles(settings):
-        text, next_id = _text(token), len(vocabulary.keys() | tokens.keys())
-        tokens.setdefault(text, _added_token({"id": vocabulary.get(text, next_id), **_as_object(token)}))
-    return {text: token for text, token in tokens.items() if text}
-
-
-def _tokens_with_roles(settings: dict[str, Any]) -> list[Any]:
-    tokens = [settings.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
-    for setting in ("additional_special_tokens", "extra_special_tokens"):
-        more = settings.get(setting) or []
-        tokens += more.values() if isinstance(more, dict) else more
-    return [token for token in tokens if token is not None]
-
-
-def _as_object(token: Any) -> dict[str, Any]:
-    return token if isinstance(token, dict) else {"content": token}
-
-
-def _text(token: Any) -> str:
-    text = _as_object(token).get("content")
-    if not isinstance(text, str):
-        raise ValueError(f"an added token must have a text, but {_short(token)} has none")
-    return text
-
-
-def _added_token(token: dict[str, Any]) -> AddedToken:
-    added = AddedToken(*(token.get(field, False) for field in AddedToken._fields))
-    if type(added.id) is not int or not all(type(flag) is bool for flag in added[1:]):
-        raise ValueError(f"an added token must have an id and flags, not {_short(token)}")
-    return added
+    """The tokenizer of the model in `folder`, with the model's own first and last token of a text."""
+    eos, bos = (_special_id(folder, setting, n_vocab) for setting in ("eos_token_id", "bos_token_id"))
+    return tokenizer.get_encoder(folder, name, n_vocab, eos, bos)
 
 
 def _special_id(folder: Path, setting: str, n_vocab: int) -> int | None:
@@ -274,8 +133,8 @@ def _special_id(folder: Path, setting: str, n_vocab: int) -> int | None:
 
     Of several tokens that end a text it is the first.
     """
-    generation = _read_settings(folder / "generation_config.json")
-    value = (generation if setting in generation else _read_object(folder / "config.json")).get(setting)
+    generation = read_settings(folder / "generation_config.json")
+    value = (generation if setting in generation else read_object(folder / "config.json")).get(setting)
     value = value[0] if isinstance(value, list) and value else value
     return value if type(value) is int and 0 <= value < n_vocab else None
 
@@ -288,12 +147,12 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     index = folder / INDEX
-    names = _read_object(index).get("weight_map")
+    names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{index} has no weight_map, which says in which file each tensor is")
     for name in names.values():
         if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\0]+\.safetensors", name):
-            raise ValueError(f"{index}: weight_map names {_short(name)}, which is no .safetensors file in this folder")
+            raise ValueError(f"{index}: weight_map names {short(name)}, which is no .safetensors file in this folder")
     return [folder / name for name in sorted(set(names.values()))]
 
 
@@ -418,109 +277,3 @@ def _tensors_in(path: Path) -> Iterator[tuple[str, Stored]]:
     for name, tensor in header.items():
         if name != "__metadata__":
             yield name, Stored(path, tensor["dtype"], tuple(tensor["shape"]), 8 + n_bytes + tensor["data_offsets"][0])
-
-
-# --- the Hub ------------------------------------------------------------------------------------
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether `name` can be that of a model on the Hub: owner/name."""
-    part = r"(?!-|\.)(?!.*(--|\.\.))[A-Za-z0-9_.-]{1,96}(?<!-)(?<!\.)"
-    owner, slash, model = name.partition("/")
-    return bool(slash and re.fullmatch(part, owner) and re.fullmatch(part, model))
-
-
-def cached(name: str) -> Path:
-    """The folder in huggingface_hub's cache that a model of the Hub has, or would have; it need not be there.
-
-    It is looked up without a question to the Hub: what was downloaded once is used as it is, until `hf download` gets
-    a newer version. The converted weights go into it as well, so that `hf cache` shows and removes all of a model.
-    """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    storage = Path(HF_HUB_CACHE, "models--" + name.replace("/", "--"))
-    try:
-        commit = (storage / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        commit = ""
-    return storage / "snapshots" / (commit if re.fullmatch("[0-9a-f]{40}", commit) else "main")
-
-
-def cached_models() -> list[str]:
-    """The names of the models in the cache that have a whole folder there; they may be of another kind than GPT-2."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    try:
-        folders = os.listdir(HF_HUB_CACHE)
-    except OSError:
-        return []
-    names = [folder.removeprefix("models--").replace("--", "/") for folder in folders if folder.startswith("models--")]
-    return sorted(name for name in names if is_hub_name(name))
-
-
-def download(name: str) -> Path:
-    """Download a model from the Hub into huggingface_hub's cache: the settings first, the weights if they are GPT-2's.
-
-    Raises:
-        FileNotFoundError: there is no such model.
-        ConnectionError: the Hub cannot be reached, or HF_HUB_OFFLINE forbids to ask it.
-        ValueError: it is not a GPT-2 that can be used; the message says why.
-        OSError: the Hub refuses it, or the disk is full.
-    """
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
-
-    where = f"{name} on {constants.ENDPOINT}"
-    try:
-        files = HfApi().list_repo_files(name)
-        if "config.json" not in files and "adapter_config.json" not in files:
-            raise ValueError(f"{where} has no config.json: it is not a model that transformers saved")
-        check_format(files, name)
-        logger.warning(f"downloading {where} to {constants.HF_HUB_CACHE}")
-        folder = Path(snapshot_download(name, allow_patterns=list(SMALL_FILES)))
-        get_encoder(folder, name, load_hparams(folder)["n_vocab"])
-        weights = [SINGLE] if SINGLE in files else [INDEX, "model-*-of-*.safetensors"]
-        return Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, *weights]))
-    except errors.OfflineModeIsEnabled:
-        raise ConnectionError(f"{name} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the "
-                              "Hub") from None
-    except errors.GatedRepoError:
-        raise PermissionError(f"{where} is for those who have accepted its conditions: do that in a browser at "
-                              f"{constants.ENDPOINT}/{name}, then run hf auth login") from None
-    except errors.RepositoryNotFoundError:
-        raise FileNotFoundError(f"there is no model {where}; if it is private, run hf auth login") from None
-    except errors.HfHubHTTPError as error:
-        raise OSError(f"{where}: {_first_line(error)}") from None
-    except (ValueError, OSError) as error:
-        if isinstance(error, errors.EntryNotFoundError) or not error.args:
-            raise ConnectionError(f"{where}: {_first_line(error)}") from None
-        raise
-    except Exception as error:  # those of the HTTP library, which is another one from version to version
-        raise ConnectionError(f"cannot reach {where} ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-# --- what else is needed ------------------------------------------------------------------------
-
-
-def _not_gpt2(path: Path, setting: str, value: Any, wanted: Any) -> ValueError:
-    return ValueError(f"{path}: {setting} is {_short(value)}, but GPT-2 has {_short(wanted)}: it cannot be used here")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold an object, not {type(value).__name__}")
-    return value
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    """As `_read_object`, but no settings where there is no such file."""
-    return _read_object(path) if path.is_file() else {}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:60] + "…"

@@ -12,6 +12,11 @@ from utils import Model, load_encoder_hparams_and_params, load_hparams, load_par
 
 collect_ignore_glob = ["data/*"]  # scripts that make reference data, with packages of their own
 
+# No test finds what is in this machine's Hugging Face cache, puts something there, or asks the real Hub: nor do the
+# processes that tests start. huggingface_hub reads these when it is imported.
+os.environ |= {"HF_HUB_CACHE": str(ROOT / "tests" / "no-cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The small random checkpoint with logits and greedy ids from OpenAI's original TensorFlow graph."""
