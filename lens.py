@@ -29,26 +29,37 @@ if __name__ == "__main__":
 from collections.abc import Callable
 
 from cli.terminal import run_command_line
-from inside.ablation import Ablation, ablation, plot_ablation, show_ablation  # noqa: F401
-from inside.attention import Attention, attention, plot_attention, show_attention  # noqa: F401
-from inside.attribution import Attribution, attribution, plot_attribution, show_attribution  # noqa: F401
-from inside.attribution_patching import attribution_patching, show_attribution_patching  # noqa: F401
-from inside.circuits import Circuits, circuits, plot_circuits, show_circuits  # noqa: F401
-from inside.detect_heads import HeadScores, detect_heads, plot_detect_heads, show_detect_heads  # noqa: F401
-from inside.gradients import gradients  # noqa: F401
-from inside.induction import Induction, induction, plot_induction, show_induction  # noqa: F401
-from inside.interventions import Intervention, compose, hook_names, mean, patch, record, sweep, zero  # noqa: F401
-from inside.logit_lens import LogitLens, logit_lens, plot_logit_lens, show_logit_lens, unembed  # noqa: F401
-from inside.neighbours import Neighbours, neighbours, plot_neighbours, show_neighbours  # noqa: F401
-from inside.next_tokens import NextTokens, next_tokens, plot_next_tokens, show_next_tokens  # noqa: F401
-from inside.page import Page, page, show_page  # noqa: F401
-from inside.parameters import Parameters, parameters, plot_parameters, show_parameters  # noqa: F401
-from inside.patching import Patching, patching, plot_patching, show_patching  # noqa: F401
-from inside.path_patching import path_patching, show_path_patching  # noqa: F401
-from inside.saliency import Saliency, plot_saliency, saliency, show_saliency  # noqa: F401
-from inside.score import Score, plot_score, score, show_score  # noqa: F401
+from inside.ablation import Ablation, ablation, plot_ablation, show_ablation
+from inside.attention import Attention, attention, plot_attention, show_attention
+from inside.attribution import Attribution, attribution, plot_attribution, show_attribution
+from inside.attribution_patching import attribution_patching, show_attribution_patching
+from inside.circuits import Circuits, circuits, plot_circuits, show_circuits
+from inside.detect_heads import HeadScores, detect_heads, plot_detect_heads, show_detect_heads
+from inside.gradients import gradients
+from inside.induction import Induction, induction, plot_induction, show_induction
+from inside.interventions import Intervention, compose, hook_names, mean, patch, record, sweep, zero
+from inside.logit_lens import LogitLens, logit_lens, plot_logit_lens, show_logit_lens, unembed
+from inside.neighbours import Neighbours, neighbours, plot_neighbours, show_neighbours
+from inside.next_tokens import NextTokens, next_tokens, plot_next_tokens, show_next_tokens
+from inside.page import Page, page, show_page
+from inside.parameters import Parameters, parameters, plot_parameters, show_parameters
+from inside.patching import Patching, patching, plot_patching, show_patching
+from inside.path_patching import path_patching, show_path_patching
+from inside.saliency import Saliency, plot_saliency, saliency, show_saliency
+from inside.score import Score, plot_score, score, show_score
 from inside.serve import show_serve
-from inside.tokens import Tokens, plot_tokens, show_tokens, tokens, visible  # noqa: F401
+from inside.tokens import Tokens, plot_tokens, show_tokens, tokens, visible
+
+__all__ = [  # what a notebook imports from here
+    "Ablation", "ablation", "Attention", "attention", "Attribution", "attribution", "attribution_patching",
+    "Circuits", "circuits", "compose", "detect_heads", "gradients", "HeadScores", "hook_names", "Induction",
+    "induction", "Intervention", "logit_lens", "LogitLens", "mean", "Neighbours", "neighbours", "next_tokens",
+    "NextTokens", "Page", "page", "Parameters", "parameters", "patch", "Patching", "patching", "path_patching",
+    "plot_ablation", "plot_attention", "plot_attribution", "plot_circuits", "plot_detect_heads", "plot_induction",
+    "plot_logit_lens", "plot_neighbours", "plot_next_tokens", "plot_parameters", "plot_patching", "plot_saliency",
+    "plot_score", "plot_tokens", "record", "Saliency", "saliency", "Score", "score", "sweep", "Tokens", "tokens",
+    "unembed", "visible", "zero",
+]
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "next_tokens": show_next_tokens,

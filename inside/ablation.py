@@ -6,6 +6,7 @@ import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
+from generation.hooks import Hook
 from inside.answers import answer_of, baseline_of, tokens_up_to, warn_of_the_other_spelling
 from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import block_name, mean, sweep, zero
@@ -15,7 +16,7 @@ from inside.result import baseline_table, table_of, titled, with_error, with_tit
 from inside.texts import over_texts, rows_of
 from inside.tokens import quote
 from many_texts.batches import log_prob_of
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 KINDS = {"z": "head", "attn_out": "attention", "mlp_out": "feed-forward network"}
 
@@ -31,8 +32,8 @@ class Ablation(NamedTuple):
 
 
 @over_texts("text", "answer", "position")
-def ablation(text: str | Sequence[int], model, answer: str | int, what: str = "z", by: str | Mapping = "zero",
-             position: int = -1, hook=None) -> Ablation:
+def ablation(text: str | Sequence[int], model: Model, answer: str | int, what: str = "z", by: str | Mapping = "zero",
+             position: int = -1, hook: Hook | None = None) -> Ablation:
     """What the answer's log-probability at the end of a text loses or gains as each head is taken out.
 
     Taking out (ablation) shows what the model needs a head for; a head that others stand in for may seem idle.
@@ -89,7 +90,7 @@ def table_ablation(result) -> list[Table]:
             Table(">" + ">" * len(columns), ["layer", *columns], rows, n_repeated=1)]
 
 
-def plot_ablation(result, ax=None):
+def plot_ablation(result: Any, ax: Any = None) -> Any:
     """Draw `Ablation` as a grid, a row for each layer; red lowers the answer's log-probability, blue raises it."""
     labels = range(result.change.shape[1]) if result.what == "z" else [result.what]
     return plot_grid(result.change, ax, labels, "head taken out" if result.what == "z" else "taken out",

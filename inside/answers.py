@@ -10,6 +10,7 @@ from gpt2 import softmax
 from inside.model import check_model
 from inside.result import Baseline
 from inside.tokens import Tokens, one_token, pieces_of, tokens
+from utils import Model
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +35,14 @@ class Answer(NamedTuple):
         return d
 
 
-def answer_of(model, answer: str | int, wrong: str | int | None = None) -> Answer:
+def answer_of(model: Model, answer: str | int, wrong: str | int | None = None) -> Answer:
     """The answer as `one_token` finds it, and the wrong one if there is one."""
     model = check_model(model)
     ids = [one_token(answer, model, "answer"), *([] if wrong is None else [one_token(wrong, model, "wrong")])]
     return Answer(ids, " minus ".join(pieces_of(ids, model.encoder)))
 
 
-def tokens_up_to(text: str | Sequence[int], model, position: int | str = -1) -> Tokens:
+def tokens_up_to(text: str | Sequence[int], model: Model, position: int | str = -1) -> Tokens:
     """The tokens of a text up to a position, the last of which the answer follows: later ones cannot change it.
 
     Raises TypeError or ValueError if the text has no such position; a negative one counts from the end.
@@ -52,7 +53,7 @@ def tokens_up_to(text: str | Sequence[int], model, position: int | str = -1) -> 
     return Tokens(ids[:end], pieces[:end])
 
 
-def baseline_of(name: str, value: float, logits: np.ndarray, answer: Answer, model) -> Baseline:
+def baseline_of(name: str, value: float, logits: np.ndarray, answer: Answer, model: Model) -> Baseline:
     """A whole run, by the last row of its logits [n_logits, n_vocab], to compare others with."""
     probabilities = softmax(logits[-1].astype(np.float64))
     best = int(probabilities.argmax())
@@ -60,7 +61,7 @@ def baseline_of(name: str, value: float, logits: np.ndarray, answer: Answer, mod
     return Baseline(name, value, says, float(probabilities[best]), best == answer.ids[0])
 
 
-def warn_of_the_other_spelling(answer: Answer, logits: np.ndarray, model) -> None:
+def warn_of_the_other_spelling(answer: Answer, logits: np.ndarray, model: Model) -> None:
     """Log a warning if the model expects the answer's first token with the space before it, or without: a slip."""
     encoder, i = model.encoder, answer.ids[0]
     text = "" if encoder is None else encoder.token_bytes(i).decode("utf-8", errors="replace")

@@ -1,13 +1,14 @@
 """Where do the heads of a layer look?"""
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
+from generation.hooks import Hook
 from gpt2 import gpt2
 from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
@@ -15,7 +16,7 @@ from inside.model import check_model, model_name
 from inside.pictures import LINE, MASKED, colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import quote, tokens
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -29,7 +30,8 @@ class Attention(NamedTuple):
     heads: list[int]
 
 
-def attention(text: str | Sequence[int], model, layer: int = 0, head: int | None = None, hook=None) -> Attention:
+def attention(text: str | Sequence[int], model: Model, layer: int = 0, head: int | None = None,
+              hook: Hook | None = None) -> Attention:
     """Where the heads of a layer look: for each token, how much attention it pays to itself and those before it.
 
     This is the attention pattern of Vaswani et al., https://arxiv.org/abs/1706.03762.
@@ -83,7 +85,7 @@ def table_attention(result, *, k: int = 3) -> Table:
     return Table("><" + "<" * len(header), ["", "token", *header], rows, n_repeated=2)
 
 
-def plot_attention(result, ax=None):
+def plot_attention(result: Any, ax: Any = None) -> Any:
     """Draw `Attention`: one heat map for each head, a row for each query; what the causal mask hides is grey."""
     n_head, n, _ = result.pattern.shape
     n_columns = math.ceil(math.sqrt(n_head))

@@ -6,6 +6,7 @@ import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
+from generation.hooks import Hook
 from inside.answers import answer_of, tokens_up_to
 from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import compose, record
@@ -14,7 +15,7 @@ from inside.pictures import bars
 from inside.result import table_of, titled, with_error, with_title
 from inside.texts import over_texts, rows_of
 from inside.tokens import quote
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -26,8 +27,8 @@ class Attribution(NamedTuple):
 
 
 @over_texts("text", "answer", "wrong", "position")
-def attribution(text: str | Sequence[int], model, answer: str | int, wrong: str | int | None = None,
-                heads: bool = False, position: int = -1, hook=None) -> Attribution:
+def attribution(text: str | Sequence[int], model: Model, answer: str | int, wrong: str | int | None = None,
+                heads: bool = False, position: int = -1, hook: Hook | None = None) -> Attribution:
     """How much each part of the residual stream adds directly to an answer's logit, at the end of a text.
 
     The residual stream is a sum: the embeddings, and what attention and the feed-forward network of each layer add to
@@ -93,7 +94,7 @@ def table_attribution(result) -> Table:
                  + [["sum", f"{result.values.sum():+.3f}"]])
 
 
-def plot_attribution(result, ax=None, most: int = 40):
+def plot_attribution(result: Any, ax: Any = None, most: int = 40) -> Any:
     """Draw `Attribution` as bars in the order of the model; of more than `most` parts, the largest ones."""
     names, values = list(result.names), result.values
     if len(names) > most:

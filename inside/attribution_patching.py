@@ -5,17 +5,19 @@ import numpy as np
 
 from cli.tables import print_tables
 from cli.terminal import argument_errors
+from generation.hooks import Hook
 from inside.command import check_out, save_picture
 from inside.gradients import forward_and_backward
 from inside.interventions import block_name, compose, record
 from inside.patching import HEADS, Patching, check_place, pair_of, plot_patching, read_pair, table_patching
 from inside.texts import over_texts
+from utils import Model
 
 
 @over_texts("clean", "corrupted", "answer", "wrong", "position")
-def attribution_patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model, answer: str | int,
+def attribution_patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: Model, answer: str | int,
                          wrong: str | int | None = None, at: str = "resid_pre", by_position: bool = False,
-                         position: int = -1, hook=None) -> Patching:
+                         position: int = -1, hook: Hook | None = None) -> Patching:
     """What `patching` finds, estimated to first order: how much a value differs between the texts, times the gradient.
 
     Three passes do for all values: over the clean text, over the corrupted one, and back (Nanda, "Attribution

@@ -1,5 +1,5 @@
 """Which heads work together? Read off the weights alone."""
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import plot_grids
 from inside.result import table_of, titled, with_title
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -27,7 +27,7 @@ class Circuits(NamedTuple):
     qk: np.ndarray
 
 
-def circuits(model) -> Circuits:
+def circuits(model: Model) -> Circuits:
     """Composition scores of all pairs of heads, and the singular values of each head's two matrices.
 
     A head reads the residual stream through two matrices of low rank (Elhage et al., "A Mathematical Framework for
@@ -104,7 +104,7 @@ def table_circuits(result, *, k: int = 5) -> list[Table]:
                                                  f"{result.qk[layer, head, 0]:.2f}"] for layer, head in heads])]
 
 
-def plot_circuits(result, ax=None):
+def plot_circuits(result: Any, ax: Any = None) -> Any:
     """Draw `Circuits`: the scores for queries, keys and values side by side, a row for each sender, a column for each
     receiver."""
     n = result.q.shape[0] * result.q.shape[1]

@@ -12,11 +12,12 @@ from cli import text_in
 from cli.arguments import CommandLineError
 from cli.terminal import notice
 from inside.pictures import figure_class
+from utils import Model
 
 ENDINGS = {"picture": (".png", ".pdf", ".svg"), "page": (".html", ".htm")}
 
 
-def read_text(text: str | None, model) -> str:
+def read_text(text: str | None, model: Model) -> str:
     """The text of a command, or without one (None) that of stdin. Far more than the context holds is not read."""
     encoder, hparams, _ = model
     return text_in.read_text(text, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)

@@ -1,12 +1,13 @@
 """Which heads look where they should?"""
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
+from generation.hooks import Hook
 from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_choice, check_model, model_name
@@ -45,7 +46,8 @@ class HeadScores(NamedTuple):
 
 
 @over_texts("text")
-def detect_heads(text: str | Sequence[int], model, pattern: str | np.ndarray, hook=None) -> HeadScores:
+def detect_heads(text: str | Sequence[int], model: Model, pattern: str | np.ndarray,
+                 hook: Hook | None = None) -> HeadScores:
     """How much of each head's attention goes where a pattern says: which heads do a certain job in this text.
 
     The score is the attention paid to the keys that the pattern marks, on average over the queries for which it marks
@@ -84,7 +86,7 @@ def detect_heads(text: str | Sequence[int], model, pattern: str | np.ndarray, ho
                       f"{model_name(model)}: attention on {name} in {quote(ids, model.encoder)}")
 
 
-def scores_of(ids, model: Model, *patterns: np.ndarray, hook=None) -> list[np.ndarray]:
+def scores_of(ids, model: Model, *patterns: np.ndarray, hook: Hook | None = None) -> list[np.ndarray]:
     """For each pattern [n_seq, n_seq], the scores of all heads, float64 [n_layer, n_head]."""
     seen = record("blocks.*.attn.pattern")
     model.logits(ids, n_logits=1, hook=compose(hook, seen))
@@ -101,7 +103,7 @@ def table_detect_heads(result, *, k: int = 10) -> Table:
                  [[*map(str, place), with_error(result, place, 3, "")] for place in heads[:k]])
 
 
-def plot_detect_heads(result, ax=None):
+def plot_detect_heads(result: Any, ax: Any = None) -> Any:
     """Draw `HeadScores` as a grid, a row for each layer."""
     return plot_grids({result.pattern: result.scores}, ax, "head", "share of the attention", result.title)
 

@@ -11,12 +11,13 @@ from functools import partial
 import numpy as np
 
 from backend.passes import run_on_cores
-from generation.hooks import ON_REQUEST
+from generation.hooks import ON_REQUEST, Hook
 from gpt2 import gpt2
 from inside.answers import Answer, answer_of
 from inside.interventions import compose, record
 from inside.model import check_model
 from inside.tokens import tokens
+from utils import Model
 
 
 class Tape:
@@ -142,7 +143,8 @@ def gpt2_backward(d_logits, wte, wpe, blocks, ln_f, n_head, *, tape):
 # --- the question -------------------------------------------------------------------------------
 
 
-def gradients(text: str | Sequence[int], model, answer: str | int, wrong: str | int | None = None, hook=None) -> record:
+def gradients(text: str | Sequence[int], model: Model, answer: str | int, wrong: str | int | None = None,
+              hook: Hook | None = None) -> record:
     """The derivative of an answer's logit, at the end of a text, with respect to every value that a hook sees.
 
     It says how the logit changes when a value changes a little: d logit / d value for each number of each value.
@@ -168,7 +170,7 @@ def gradients(text: str | Sequence[int], model, answer: str | int, wrong: str | 
     return forward_and_backward(tokens(text, model).ids, model, answer_of(model, answer, wrong), hook)[1]
 
 
-def forward_and_backward(ids, model, answer: Answer, hook=None) -> tuple[record, record]:
+def forward_and_backward(ids, model: Model, answer: Answer, hook: Hook | None = None) -> tuple[record, record]:
     """(values, gradients): every value of a pass over `ids`, as `record` keeps it, and the gradient of the answer."""
     _, hparams, params = check_model(model)
     names = ["*", *(name for name in getattr(hook, "names", None) or () if ON_REQUEST in name)]

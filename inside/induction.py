@@ -1,17 +1,18 @@
 """Which heads copy what followed before?"""
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
+from generation.hooks import Hook
 from inside.command import check_out, save_picture
 from inside.detect_heads import PATTERNS, scores_of
 from inside.model import check_model, model_name
 from inside.pictures import plot_grids
 from inside.result import table_of, titled, with_title
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -25,7 +26,7 @@ class Induction(NamedTuple):
     first: np.ndarray
 
 
-def induction(model, n: int = 50, seed: int = 0, hook=None) -> Induction:
+def induction(model: Model, n: int = 50, seed: int = 0, hook: Hook | None = None) -> Induction:
     """Each head's induction, previous-token, duplicate-token and first-token score, on random tokens that come twice.
 
     An induction head completes patterns: at a token it looks at what followed the same token before. Its score is the
@@ -67,7 +68,7 @@ def table_induction(result) -> Table:
                  [[*map(str, place), *(f"{scores[place]:.3f}" for scores in result)] for place in heads])
 
 
-def plot_induction(result, ax=None):
+def plot_induction(result: Any, ax: Any = None) -> Any:
     """Draw `Induction`: a grid for each score, a row for each layer."""
     return plot_grids(result._asdict(), ax, "head", "score", result.title)
 

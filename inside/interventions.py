@@ -16,9 +16,10 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from generation.hooks import BLOCK_NAMES, BY_HEAD, ON_REQUEST, check_hook, hook_names
+from generation.hooks import BLOCK_NAMES, BY_HEAD, ON_REQUEST, Hook, check_hook, hook_names
 from gpt2 import gpt2
 from inside.model import check_model
+from utils import Model
 
 Index = int | Sequence[int] | slice | None
 
@@ -185,7 +186,8 @@ def compose(*hooks) -> Intervention:
                         any(getattr(hook, "whole_text", False) for hook in hooks))
 
 
-def sweep(inputs, model, interventions: Iterable, metric: Callable, *, n_logits: int | None = 1, hook=None):
+def sweep(inputs, model: Model, interventions: Iterable, metric: Callable, *, n_logits: int | None = 1,
+          hook: Hook | None = None):
     """What a metric becomes under each of many interventions.
 
     Up to the layer in which an intervention first changes a value, its run is the plain run. So there is one plain

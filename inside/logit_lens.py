@@ -1,12 +1,13 @@
 """What would each layer predict?"""
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
+from generation.hooks import Hook
 from gpt2 import gpt2, layer_norm, softmax
 from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
@@ -14,7 +15,7 @@ from inside.model import check_model, model_name
 from inside.pictures import CHARACTER, LINE, colour_bar, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -29,7 +30,7 @@ class LogitLens(NamedTuple):
     probabilities: np.ndarray
 
 
-def logit_lens(text: str | Sequence[int], model, k: int = 1, hook=None) -> LogitLens:
+def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook | None = None) -> LogitLens:
     """What each layer would predict at each position if it were the last: the logit lens.
 
     The residual stream after a layer is read the way the model reads it after its last layer (`unembed`). So the last
@@ -81,7 +82,7 @@ def table_logit_lens(result) -> Table:
                   for i in range(n) for j in range(k)], n_repeated=2)
 
 
-def plot_logit_lens(result, ax=None):
+def plot_logit_lens(result: Any, ax: Any = None) -> Any:
     """Draw `LogitLens`: a row for each token, a column for each layer; in each cell the likeliest next token."""
     n_layer, n, _ = result.ids.shape
     ax, width, height = new_axes(ax, 0.8 * n_layer, max(1.5, 0.22 * n if n < 80 else 0.115 * n), margins=(2.6, 1.5))

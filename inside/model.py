@@ -24,7 +24,7 @@ def check_model(model) -> Model:
     return Model(encoder, hparams, params)
 
 
-def model_name(model) -> str:
+def model_name(model: Model) -> str:
     """What titles call the model: the name of its folder, or its sizes where it was not loaded from one."""
     model = check_model(model)
     sizes = "GPT-2 of {n_layer} layers, {n_head} heads, width {n_embd}".format(**model.hparams)

@@ -1,6 +1,6 @@
 """Which tokens have similar embeddings?"""
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, tokens
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -26,7 +26,7 @@ class Neighbours(NamedTuple):
     expression: str
 
 
-def neighbours(expression: str, model, k: int = 10) -> Neighbours:
+def neighbours(expression: str, model: Model, k: int = 10) -> Neighbours:
     """The tokens whose embeddings are nearest to a token's, or to a sum and difference, as in king - he + she.
 
     `king - man + woman` adds and subtracts embeddings of length 1, and the terms themselves are left out of the
@@ -115,7 +115,7 @@ def table_neighbours(result) -> Table:
                   for i, piece, s in zip(result.ids, result.pieces, result.similarities, strict=True)])
 
 
-def plot_neighbours(result, ax=None):
+def plot_neighbours(result: Any, ax: Any = None) -> Any:
     """Draw `Neighbours` as bars, the nearest on top."""
     return bars(ax, result.pieces, result.similarities, [f"{s:.3f}" for s in result.similarities],
                 "cosine similarity", "token", result.title)

@@ -1,12 +1,13 @@
 """Which token comes next?"""
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
+from generation.hooks import Hook
 from generation.sampling import Sampling
 from gpt2 import gpt2
 from inside.command import check_out, read_text, save_picture
@@ -14,7 +15,7 @@ from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -26,7 +27,8 @@ class NextTokens(NamedTuple):
     probabilities: np.ndarray
 
 
-def next_tokens(text: str | Sequence[int], model, k: int = 10, temperature: float = 1, hook=None) -> NextTokens:
+def next_tokens(text: str | Sequence[int], model: Model, k: int = 10, temperature: float = 1,
+                hook: Hook | None = None) -> NextTokens:
     """The tokens that are most likely to follow a text, with their probabilities.
 
     Args:
@@ -62,7 +64,7 @@ def table_next_tokens(result) -> Table:
                  [[piece, str(i), f"{p:.2%}", "█" * round(40 * p) or "▏"] for i, piece, p in zip(*result, strict=True)])
 
 
-def plot_next_tokens(result, ax=None):
+def plot_next_tokens(result: Any, ax: Any = None) -> Any:
     """Draw `NextTokens` as bars, the likeliest on top."""
     return bars(ax, result.pieces, result.probabilities, [f"{p:.1%}" for p in result.probabilities],
                 "probability", "next token", result.title)

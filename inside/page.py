@@ -12,11 +12,12 @@ from pathlib import Path
 from cli.arguments import CommandLineError
 from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
+from generation.hooks import Hook
 from inside.command import check_out, read_text
 from inside.model import check_model
 from inside.page_data import whole_page
 from inside.tokens import tokens
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 BROWSER = Path(__file__).with_name("browser")  # the template, its style and its scripts
 SCRIPTS = ("data", "elements", "colours", "tokens", "next", "attention", "weight", "layers", "patching", "live",
@@ -46,7 +47,7 @@ class Page:
                 'style="width: 100%; height: 800px; border: 1px solid #8888"></iframe>')
 
 
-def page(text: str | Sequence[int], model, k: int = 10, hook=None) -> Page:
+def page(text: str | Sequence[int], model: Model, k: int = 10, hook: Hook | None = None) -> Page:
     """A page to explore a text: attention of every head, surprisal, logit lens, next token at any temperature and
     without any head or feed-forward network.
 

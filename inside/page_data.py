@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from generation.hooks import Hook
 from gpt2 import causal_mask, gpt2, layer_norm, linear, softmax
 from inside.interventions import Intervention, compose, record, sweep, zero
 from inside.logit_lens import logit_lens
@@ -15,12 +16,13 @@ from inside.model import check_model, model_name
 from inside.saliency import saliency
 from inside.score import score
 from inside.tokens import pieces_of, quote
+from utils import Model
 
 TEMPERATURES = [round(0.1 + 0.05 * i, 2) for i in range(39)]  # the stops of the slider, 0.1 to 2
 MOST_WEIGHTS = 2_000_000  # attention weights in a file: it stays below about 6 MB, which a phone still opens
 
 
-def whole_page(ids: Sequence[int], model, k: int, hook=None, token: int | None = None,
+def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = None, token: int | None = None,
                head: tuple[int, int] | None = None, changes: str = "") -> dict:
     """All that a page in a file shows.
 
@@ -65,20 +67,20 @@ def whole_page(ids: Sequence[int], model, k: int, hook=None, token: int | None =
     return data | {"pieces": pieces(ids_in(data), encoder)}
 
 
-def about_model(model, k: int) -> dict:
+def about_model(model: Model, k: int) -> dict:
     """What stays the same whatever the text."""
     sizes = {name: model[1][name] for name in ("n_layer", "n_head", "n_vocab", "n_ctx")}
     return {"model": model_name(model), **sizes, "k": k, "temperatures": TEMPERATURES}
 
 
-def about_text(ids: Sequence[int], model, log_probs: np.ndarray) -> dict:
+def about_text(ids: Sequence[int], model: Model, log_probs: np.ndarray) -> dict:
     """The tokens, and how surprising each is, in bits."""
     ids = np.asarray(ids).tolist()
     return {"quote": quote(ids, model[0]), "ids": ids, "tokens": pieces_of(ids, model[0]),
             "surprisal": rounded(-log_probs / math.log(2), 3)}
 
 
-def about_saliency(ids: Sequence[int], model, token: int, hook) -> dict:
+def about_saliency(ids: Sequence[int], model: Model, token: int, hook) -> dict:
     """What each token up to the chosen one does for what is likeliest after it. The hook fits a pass up to there."""
     found = saliency(ids, model, position=token, hook=hook)
     return {"token": token, "answer": found.answer, "values": rounded(found.values, 4)}

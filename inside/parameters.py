@@ -1,5 +1,5 @@
 """How many parameters does each part have?"""
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -21,7 +21,7 @@ class Parameters(NamedTuple):
     total: int
 
 
-def parameters(model) -> Parameters:
+def parameters(model: Model) -> Parameters:
     """The number of parameters of each part of the model, added up over the layers.
 
     The token embeddings are the output layer's weights too (Press & Wolf, https://arxiv.org/abs/1608.05859): they are
@@ -69,7 +69,7 @@ def table_parameters(result) -> Table:
                  + [["total", "", f"{result.total:,}", "100.0%"]])
 
 
-def plot_parameters(result, ax=None):
+def plot_parameters(result: Any, ax: Any = None) -> Any:
     """Draw `Parameters` as bars, in the order of the model."""
     ax = bars(ax, result.names, result.counts, [f"{n:,} ({n / result.total:.1%})" for n in result.counts],
               "parameters", "part", result.title)

@@ -1,12 +1,12 @@
 """Where does the model keep what makes the difference between two texts?"""
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
-from generation.hooks import BLOCK_NAMES, BY_HEAD
+from generation.hooks import BLOCK_NAMES, BY_HEAD, Hook
 from inside.answers import Answer, answer_of, baseline_of, tokens_up_to, warn_of_the_other_spelling
 from inside.command import check_out, given, read_text, save_picture
 from inside.interventions import block_name, compose, patch, record, sweep
@@ -57,7 +57,7 @@ class Pair(NamedTuple):
                 ("clean text", best, clean_logits), ("corrupted text", worst, corrupted_logits))])
 
 
-def pair_of(clean, corrupted, model, answer, wrong, position) -> Pair:
+def pair_of(clean, corrupted, model: Model, answer, wrong, position) -> Pair:
     """Both texts up to the position; ValueError if they have different numbers of tokens."""
     model = check_model(model)
     ours, theirs = tokens_up_to(clean, model, position), tokens_up_to(corrupted, model, position)
@@ -69,9 +69,9 @@ def pair_of(clean, corrupted, model, answer, wrong, position) -> Pair:
 
 
 @over_texts("clean", "corrupted", "answer", "wrong", "position")
-def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model, answer: str | int,
+def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: Model, answer: str | int,
              wrong: str | int | None = None, at: str = "resid_pre", by_position: bool = False, position: int = -1,
-             hook=None) -> Patching:
+             hook: Hook | None = None) -> Patching:
     """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
 
     Activation patching (Meng et al., "Locating and Editing Factual Associations in GPT", 2022,
@@ -137,7 +137,7 @@ def table_patching(result) -> list[Table]:
     return [baseline_table(result), table]
 
 
-def plot_patching(result, ax=None):
+def plot_patching(result: Any, ax: Any = None) -> Any:
     """Draw `Patching` as a grid, a row for each layer (or head); where the texts differ, a column names both tokens."""
     rows, columns = rows_and_columns(result)
     labels: range | list[str]

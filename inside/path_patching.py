@@ -7,15 +7,18 @@ import numpy as np
 from cli.tables import print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
+from generation.hooks import Hook
 from inside.command import check_out, save_picture
 from inside.interventions import compose, patch, record, sweep
 from inside.patching import Patching, pair_of, plot_patching, read_pair, table_patching
 from inside.texts import over_texts
+from utils import Model
 
 
 @over_texts("clean", "corrupted", "answer", "wrong", "position")
-def path_patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model, answer: str | int,
-                  wrong: str | int | None = None, receiver: str = "logits", position: int = -1, hook=None) -> Patching:
+def path_patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: Model, answer: str | int,
+                  wrong: str | int | None = None, receiver: str = "logits", position: int = -1,
+                  hook: Hook | None = None) -> Patching:
     """How much of a clean text's answer each head brings back on the path through one other head.
 
     `patching` lets a head act on everything after it. Here it acts on a single receiver (Wang et al.,

@@ -1,11 +1,12 @@
 """Which tokens of the text made the answer?"""
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
+from generation.hooks import Hook
 from inside.answers import answer_of, tokens_up_to
 from inside.command import check_out, read_text, save_picture
 from inside.gradients import forward_and_backward
@@ -13,7 +14,7 @@ from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -26,8 +27,8 @@ class Saliency(NamedTuple):
     answer: str
 
 
-def saliency(text: str | Sequence[int], model, answer: str | int | None = None, wrong: str | int | None = None,
-             position: int = -1, hook=None) -> Saliency:
+def saliency(text: str | Sequence[int], model: Model, answer: str | int | None = None, wrong: str | int | None = None,
+             position: int = -1, hook: Hook | None = None) -> Saliency:
     """What each token of a text does for the answer: the gradient of the answer's logit times the token's embedding.
 
     To first order, this is how much of the logit goes when the embedding does (gradient times input, Shrikumar et al.,
@@ -71,7 +72,7 @@ def table_saliency(result) -> Table:
     return Table("><>", ["", "token", "saliency"], [[str(i), piece, f"{value:+.3f}"] for i, piece, value in rows])
 
 
-def plot_saliency(result, ax=None):
+def plot_saliency(result: Any, ax: Any = None) -> Any:
     """Draw `Saliency` as bars, the first token on top."""
     return bars(ax, result.pieces, result.values, [f"{value:+.2f}" for value in result.values],
                 f"for {result.answer}", "token", result.title)

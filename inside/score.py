@@ -11,13 +11,14 @@ from cli.arguments import CommandLineError
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
+from generation.hooks import Hook
 from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from many_texts.scoring import Word, check_options, encode_after, score_texts, units
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
@@ -38,9 +39,9 @@ class Score(NamedTuple):
     entropies: np.ndarray
 
 
-def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], model, stride: int | None = None,
-          hook=None, *, words: bool = False, correction: str = "whitespace", split_punctuation: bool = False,
-          entropy: bool = False, context=None, bos: bool = True):
+def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], model: Model, stride: int | None = None,
+          hook: Hook | None = None, *, words: bool = False, correction: str = "whitespace",
+          split_punctuation: bool = False, entropy: bool = False, context=None, bos: bool = True):
     """How likely the model finds a text: the log-probability of each token, the total, bits per byte, perplexity.
 
     <|endoftext|> is put before the text, so that its first token is scored too. A text longer than the context is read
@@ -147,7 +148,7 @@ def table_score(result, *, each: bool | None = None, base: str | None = None) ->
     return [*listed, Table("<>", None, totals)]
 
 
-def plot_score(result, ax=None):
+def plot_score(result: Any, ax: Any = None) -> Any:
     """Draw `Score`: the surprisal of each token in bits, high where the model did not expect it."""
     bits = np.nan_to_num(-result.log_probs / math.log(2), posinf=np.inf)  # no bar for what is not scored
     ax, width, height = new_axes(ax, min(16, max(4, 0.2 * len(bits))), 2.2, margins=(1.4, 1.4))

@@ -2,7 +2,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import legible, name_all, new_axes
 from inside.result import titled, with_title
-from utils import load_encoder_hparams_and_params
+from utils import Model, load_encoder_hparams_and_params
 
 VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥"}
 
@@ -26,7 +26,7 @@ class Tokens(NamedTuple):
     pieces: list[str]
 
 
-def tokens(text: str | Sequence[int], model) -> Tokens:
+def tokens(text: str | Sequence[int], model: Model) -> Tokens:
     """The tokens of a text: their ids and pieces.
 
     Args:
@@ -75,7 +75,7 @@ def visible(data: bytes) -> str:
     return piece
 
 
-def one_token(token: str | int, model, name: str = "token") -> int:
+def one_token(token: str | int, model: Model, name: str = "token") -> int:
     """The id of a token that is given as its text or its id.
 
     Args:
@@ -122,7 +122,7 @@ def table_tokens(result) -> Table:
                  [[str(n), piece, str(i)] for n, (i, piece) in enumerate(zip(result.ids, result.pieces, strict=True))])
 
 
-def plot_tokens(result, ax=None):
+def plot_tokens(result: Any, ax: Any = None) -> Any:
     """Draw `Tokens`: each piece in a box as wide as its text, its id below it."""
     labels = legible(result.pieces)
     widths = [max(len(label), len(str(i))) + 1 for label, i in zip(labels, result.ids, strict=True)]
