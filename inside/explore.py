@@ -22,7 +22,8 @@ from inside.tokens import one_token, pieces_of, tokens
 
 VIEWS = ("next", "attention", "layers", "patching")
 SMALL = 48  # a longer text's small patterns are drawn in this many rows, each the largest weights of several
-ROWS = 64  # tokens around the chosen one whose logit lens is computed
+MOST_KEPT = 5_000  # tokens whose logit lens is kept
+MOST_ROWS = 768  # logits computed for the logit lens: with the 124M's 12 layers those of 64 tokens, 150 MB
 MOST_RUNS = 300  # that `measure` makes: those of the 124M take some seconds
 STEPS = ("likeliest", "sample", "back")
 
@@ -77,6 +78,8 @@ class Explorer:
         self.rng = np.random.default_rng() if rng is None else rng
         self.passed = functools.lru_cache(maxsize=6)(self._pass)
         self.log_probs = functools.lru_cache(maxsize=6)(self._log_probs)
+        self.logits = functools.lru_cache(maxsize=12)(self._logits)
+        self.lens_of: dict[tuple, list[tuple[int, float]]] = {}  # of a text up to a token, for each layer
 
     def see(self, asked: dict) -> dict:
         """What the page shows in a state, a dict of `Asked`.
@@ -87,13 +90,13 @@ class Explorer:
         """
         state, ids, changes = self._read(asked)
         token = state.token
-        before, after = self.logits(ids, Changes(), token), self.logits(ids, changes, token)
-        top = {*page_data.likeliest(before, self.k), *page_data.likeliest(after, self.k)}
+        logits = {"whole": self.logits(ids, Changes(), token), "now": self.logits(ids, changes, token)}
+        top = {i for run in logits.values() for i in page_data.likeliest(run, self.k)}
         data = page_data.about_model(self.model, self.k)
         data |= page_data.about_text(ids, self.model, self.log_probs(ids, changes))
         data |= {"live": True, "token": token, "head": state.head, "text": self._text(ids),
                  "changes": self.in_words(changes),
-                 "next": {token: {"whole": page_data.run(before, top), "now": page_data.run(after, top)}}}
+                 "next": {token: {name: page_data.run(run, top) for name, run in logits.items()}}}
         if state.view == "next" and state.saliency:
             data["saliency"] = page_data.about_saliency(ids, self.model, token, self._hook(changes.before(token + 1)))
         elif state.view == "attention":
@@ -242,7 +245,7 @@ class Explorer:
 
     def _pass(self, ids, changes):
         """What the page needs of a pass: a `record` of the stream, and of the small patterns of all heads."""
-        seen = record(["blocks.*.resid_pre", "blocks.*.resid_post"])
+        seen = record(["blocks.*.resid_pre", "blocks.*.resid_post", "logits"])
 
         def keep_small(name, x):
             if name.endswith("attn.pattern"):
@@ -255,9 +258,12 @@ class Explorer:
     def _log_probs(self, ids, changes):
         return score(ids, self.model, hook=self._hook(changes, shift=1)).log_probs
 
-    def logits(self, ids: Sequence[int], changes: Changes, token: int) -> np.ndarray:
+    def _logits(self, ids, changes, token):
         """The logits [n_vocab] of what follows a token."""
-        last = self.passed(tuple(ids), changes)[block_name(self.hparams["n_layer"] - 1, "resid_post")]
+        seen = self.passed(ids, changes)
+        if token == len(ids) - 1:
+            return seen["logits"][0]
+        last = seen[block_name(self.hparams["n_layer"] - 1, "resid_post")]
         return unembed(last[token : token + 1], self.params)[0]
 
     # --- what the views show ---
@@ -281,18 +287,34 @@ class Explorer:
         return data
 
     def _lens(self, ids, changes, token):
-        """The logit lens of the tokens around the chosen one: the likeliest, and for the chosen one the k likeliest."""
+        """The logit lens of the tokens around the chosen one: the likeliest, and for the chosen one the k likeliest.
+
+        What is predicted after a token depends on no later one: what was computed before is kept.
+        """
+        layers = range(self.hparams["n_layer"])
+        n_rows = max(1, MOST_ROWS // len(layers))
+        start = max(0, min(token - n_rows // 2, len(ids) - n_rows))
+        rows = range(start, min(start + n_rows, len(ids)))
+        keys = {at: (ids[: at + 1], changes.before(at + 1)) for at in rows}
+        new = [at for at in rows if at == token or keys[at] not in self.lens_of]
         seen = self.passed(ids, changes)
-        first = max(0, min(token - ROWS // 2, len(ids) - ROWS))
-        found, probabilities = [], []
-        for layer in range(self.hparams["n_layer"]):
-            logits = unembed(seen[block_name(layer, "resid_post")][first : first + ROWS], self.params)
-            p = softmax(logits)
-            best = [[i] for i in p.argmax(axis=-1).tolist()]
-            best[token - first] = page_data.likeliest(logits[token - first], self.k)
-            found.append(best)
-            probabilities.append([page_data.rounded(row[of], 4) for row, of in zip(p, best)])
-        return {"first": first, "ids": found, "probabilities": probabilities}
+        x = np.concatenate([seen[block_name(layer, "resid_post")][new] for layer in layers])
+        logits = unembed(x, self.params)  # of all layers at once: [n_layer * n_new, n_embd] -> [..., n_vocab]
+        best = logits.argmax(axis=-1)
+        logits -= logits[np.arange(len(best)), best][:, None]
+        of_token = logits[new.index(token) :: len(new)].copy()  # [n_layer, n_vocab]
+        p = 1 / np.exp(logits, out=logits).sum(axis=-1)  # the probability of the best, whose exp is 1
+        if len(self.lens_of) > MOST_KEPT:
+            self.lens_of.clear()
+        for i, at in enumerate(new):
+            self.lens_of[keys[at]] = list(zip(best[i :: len(new)].tolist(), page_data.rounded(p[i :: len(new)], 4)))
+        found = [[self.lens_of[keys[at]][layer] for at in rows] for layer in layers]
+        top_ids = [[[i] for i, _ in row] for row in found]
+        probabilities = [[[p] for _, p in row] for row in found]
+        for layer, logits_of in enumerate(of_token):
+            top_ids[layer][token - start] = top = page_data.likeliest(logits_of, self.k)
+            probabilities[layer][token - start] = page_data.rounded(softmax(logits_of)[top], 4)
+        return {"first": start, "ids": top_ids, "probabilities": probabilities}
 
     def _patching(self, state, ids, changes):
         """The second text, and how far what is patched in brings its answer back; as `patching`."""

@@ -105,7 +105,8 @@ def ids_in(data: dict) -> set[int]:
 
 def likeliest(logits: np.ndarray, k: int) -> list[int]:
     """The k ids with the highest logits, the highest first; of equal ones the lowest id."""
-    return np.argsort(-logits, kind="stable")[:k].tolist()
+    found = np.flatnonzero(logits >= np.partition(logits, -k)[-k])  # those, and others as high as the last of them
+    return found[np.argsort(-logits[found], kind="stable")][:k].tolist()
 
 
 def log_prob(logits: np.ndarray, i: int) -> float:
@@ -121,9 +122,9 @@ def run(logits: np.ndarray, ids: Iterable[int]) -> dict:
     exp(logit / T) over the whole vocabulary. That sum is here for each stop of the slider: so the page is exact without
     the other logits.
     """
-    logits = logits.astype(np.float64) - logits.max()
-    ids = list(ids)
-    log_sums = [np.log(np.exp(logits / temperature).sum()) for temperature in TEMPERATURES]
+    logits, ids = logits - logits.max(), list(ids)
+    # float32 is enough: what counts in the sum is near the largest, whose exponent is 0
+    log_sums = [np.log(np.exp(logits / np.float32(t)).sum(dtype=np.float64)) for t in TEMPERATURES]
     return {"logits": dict(zip(ids, rounded(logits[ids], 6), strict=True)), "log_sums": rounded(log_sums, 6)}
 
 

@@ -142,6 +142,21 @@ def value_vectors(model, text, layer, head):
     return seen[f"blocks.{layer}.attn.v"][:, head]
 
 
+def test_the_lens_of_a_long_text_is_that_of_the_tokens_around_the_chosen_one(explorer, shakespeare, monkeypatch):
+    monkeypatch.setattr("inside.explore.MOST_ROWS", 6 * 8)
+    expected = lens.logit_lens(TEXT, shakespeare, 10)
+    for token, first in ((20, 13), (2, 0), (10, 6)):
+        found = explorer.see({"text": TEXT, "view": "layers", "token": token})["lens"]
+        assert found["first"] == first and len(found["ids"][0]) == 8
+        assert found["ids"][3][token - first] == expected.ids[3, token].tolist()
+        assert found["probabilities"][3][token - first] == pytest.approx(expected.probabilities[3, token], abs=1e-4)
+        tops = [[row[0] for row in layer] for layer in found["ids"]]
+        np.testing.assert_array_equal(tops, expected.ids[:, first : first + 8, 0])
+    without = lens.logit_lens(TEXT, shakespeare, hook=lens.zero(0, what="mlp_out"))  # nothing kept is of another model
+    found = explorer.see({"text": TEXT, "view": "layers", "out": [part(0, FFN)]})["lens"]
+    assert [[row[0] for row in layer] for layer in found["ids"]] == without.ids[:, 13:, 0].tolist()
+
+
 def test_saliency_is_that_of_the_saliency_command(explorer, shakespeare):
     hook = lens.zero(1, 5)
     for token in (11, 4):
@@ -329,7 +344,7 @@ def shows_effects(browser):
 
 def settled(browser):
     """Wait until what was asked is shown."""
-    wait_for(lambda: browser.js("!asking && !waiting"))
+    wait_for(lambda: browser.js("!asking && !waiting && !data.effects?.stale"))
 
 
 def write(browser, text, selector="#text"):
@@ -457,6 +472,15 @@ def test_a_text_that_is_too_long_is_said_and_kept(browser, shakespeare):
     assert len(browser.js("byId('text').value")) == 1500
     write(browser, "O Romeo")
     assert not browser.one("#problem").is_displayed() and browser.texts(".chip > :first-child") == ["O", "·Rome", "o"]
+
+
+@pytest.mark.slow
+def test_what_is_typed_survives_a_reload(browser, driver):
+    write(browser, "O Romeo")
+    driver.refresh()
+    settled(browser)
+    assert browser.js("byId('text').value") == "O Romeo"
+    assert browser.texts(".chip > :first-child") == ["O", "·Rome", "o"]
 
 
 @pytest.mark.slow

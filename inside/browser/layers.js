@@ -23,6 +23,9 @@ function drawLens() {
   if (drawnLens?.[0] === data.lens && drawnLens[1] === scale()) return;
   drawnLens = [data.lens, scale()];
   const table = byId("lens"), layers = [...Array(data.n_layer).keys()];
+  const first = data.lens.first, n = data.lens.ids[0].length; // of a long text, the tokens around the chosen one
+  byId("lens-title").textContent = "The likeliest after each token, by layer" +
+    (n < nTokens() ? ` (tokens ${first} to ${first + n - 1})` : "");
   table.tHead.replaceChildren(lensHead("after token", layers.map((layer) => `layer ${layer}`)));
   table.tBodies[0].replaceChildren(...data.lens.ids[0].map((_, i) => {
     const after = data.lens.first + i;

@@ -72,25 +72,42 @@ function take(answer, sent) {
     if (steps.length) byId("text").value = data.text;
   }
   wanted.ids = data.ids;
+  measureSoon();
   show();
   if (newText) revealToken();
-  measureSoon();
 }
 
 // What takes many passes is measured when the hand rests; the server stops measuring when something else is asked.
+const measured = { key: "", values: {} }; // what was measured last, and for which state
 let resting;
 
+// What the measurements of a view depend on; null where there are none.
+function measuredKey({ view, token, out, other, patches, answer, wrong }) {
+  if (view === "next") return JSON.stringify([view, data.ids, token, out, patches, patches.length ? other : ""]);
+  return view === "patching" && other ? JSON.stringify([view, data.ids, token, out, other, answer, wrong]) : null;
+}
+
 function measureSoon() {
+  const key = measuredKey(state);
   clearTimeout(resting);
+  if (key === null) return;
+  if (key === measured.key) {
+    Object.assign(data, measured.values);
+    return;
+  }
+  if (data.token === measured.values.effects?.token) data.effects = { ...measured.values.effects, stale: true };
   resting = setTimeout(async () => {
-    const shown = data, body = request({ ...wanted, ids: data.ids, text: null, steps: [] });
     if (asking || document.hidden) return;
-    const response = await post("measure", body).catch(() => null);
-    const measured = response?.ok ? await response.json() : {};
-    if (shown !== data) return; // what was measured is no longer shown
-    Object.assign(data, measured);
-    if (measured.interrupted) measureSoon();
-    else show();
+    const response = await post("measure", request({ ...state, ids: data.ids, text: null, steps: [] })).catch(() => null);
+    const values = response?.ok ? await response.json() : {};
+    if (key !== measuredKey(state)) return; // it is no longer shown
+    if (values.interrupted) {
+      measureSoon();
+    } else if (response?.ok) {
+      Object.assign(measured, { key, values });
+      Object.assign(data, values);
+      show();
+    }
   }, REST);
 }
 
@@ -117,15 +134,18 @@ async function savePage() {
 }
 
 function showLive() {
+  sessionStorage.setItem("text", wanted.text ?? data.text); // what is typed survives a reload
   byId("count").textContent = `${nTokens()} of ${data.n_ctx} tokens`;
   byId("back").disabled = data.text === "";
 }
 
 function startLive() {
   Object.assign(wanted, state, { ids: data.ids });
-  byId("text").value = data.text;
-  byId("text").addEventListener("input", (event) =>
-    ask({ text: event.target.value, steps: [], token: null, key: null, patches: [] }));
+  const text = sessionStorage.getItem("text") ?? data.text, typed = (value) =>
+    ask({ text: value, steps: [], token: null, key: null, patches: [] });
+  byId("text").value = text;
+  if (text !== data.text) typed(text);
+  byId("text").addEventListener("input", (event) => typed(event.target.value));
   for (const name of ["likeliest", "sample", "back"]) byId(name).addEventListener("click", () => step(name));
   byId("save").addEventListener("click", savePage);
   measureSoon();

@@ -36,7 +36,9 @@ function showNext() {
   table.querySelectorAll(".whole-column").forEach((cell) => { cell.hidden = !changed; });
   table.querySelectorAll(".adding").forEach((cell) => { cell.hidden = !data.live || !isLast(); });
   byId("next-column").textContent = changed ? "now" : "probability";
-  say(byId("next-title"), "What comes after ", token(state.token), isLast() ? ", at the end of the text" : "");
+  say(byId("next-title"), "What comes after ", piece(data.tokens[state.token]),
+    ` (token ${state.token}${isLast() ? ", the last" : ""})`);
+  byId("parts").classList.toggle("stale", Boolean(data.effects?.stale));
   byId("saliency").checked = state.saliency;
   byId("saliency").disabled = !data.live && data.saliency.token !== state.token;
   byId("temperature-value").textContent = state.temperature.toFixed(2);

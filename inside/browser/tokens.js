@@ -1,11 +1,11 @@
 "use strict";
 // The text as a strip of tokens, which stays in sight. Its colours answer to the view below it.
 
-let drawnTokens = null; // what the strip was built for
+let drawnIds = ""; // what the strip was built for
 
 function buildStrip() {
-  if (drawnTokens === data.tokens) return;
-  drawnTokens = data.tokens;
+  if (drawnIds === String(data.ids)) return;
+  drawnIds = String(data.ids);
   const strip = byId("strip"), hadFocus = strip.contains(document.activeElement);
   strip.replaceChildren(...data.tokens.map((text, i) => element("button", { type: "button", role: "radio",
     class: "chip", "data-token": i, title: `token ${i}, id ${data.ids[i]}` }, piece(text), " ",
