@@ -29,8 +29,8 @@ Component = Function | dict[str, Function]
 COMMON = {  # parameters that mean the same in several programs; a function's docstring goes before
     "text": 'the text; "" begins a new text; without one, stdin is read, or you are asked for it',
     "out": "a file for the picture, .png, .pdf or .svg",
-    "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, the name of any model's folder in models_dir, a "
-                  "folder's path, as ./mine, or owner/name, a model on the Hugging Face Hub",
+    "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, a folder in models_dir, a path such as ./mine, "
+                  "or owner/name on the Hugging Face Hub",
     "models_dir": "the folder of models; official ones are downloaded to it; by default models/ beside gpt2.py",
     "texts": "a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; without it, stdin",
     "column": "the column with the texts; a .txt file has one, text",
@@ -46,7 +46,8 @@ COMMON = {  # parameters that mean the same in several programs; a function's do
 OPTION = re.compile(r"--([A-Za-z][\w-]*)(=.*)?|-([A-Za-z])(=.*|[-+.]?\d\S*)?", re.S)  # --top-k=5, -n, -n=5, -n5
 TRUTH = {"true": True, "True": True, "false": False, "False": False}
 KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
-METAVARS = {str: "TEXT", int: "N", float: "NUMBER", bool: ""}
+METAVARS: dict[object, str] = {str: "TEXT", int: "N", float: "NUMBER", bool: "True|False", "out": "FILE",
+                               "file": "FILE", "models_dir": "FOLDER"}
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -220,12 +221,13 @@ def _help(function: Function, kinds: dict[str, type], letters: dict[str, str], p
     letter_of = {name: f"-{letter}" for letter, name in letters.items()}
     for name, kind in kinds.items():
         default = parameters[name].default
-        shown = "" if default in ("", None, parameters[name].empty) or default is False else f" (default: {default})"
         text = (COMMON | descriptions).get(name, "").rstrip(".").replace("%", "%%")
+        unsaid = default not in ("", None, parameters[name].empty) and default is not False and "default" not in text
+        shown = f" (default:{NO_BREAK}{default})" if unsaid else ""
         text = re.sub(r'"[^"]*"', lambda quoted: quoted[0].replace(" ", NO_BREAK), text)
         parser.add_argument(*filter(None, [letter_of.get(name), f"--{name}"]), dest=name,
-                            metavar=METAVARS.get(kind, kind.__name__.upper()),
-                            help=text + shown.replace(": ", f":{NO_BREAK}"))
+                            metavar=METAVARS.get(name, METAVARS.get(kind, "VALUE")) if default is not False else "",
+                            help=text + shown)
     parser.add_argument("-h", "--help", action="help", help="show this help")
     parser.add_argument("--version", action="version", help="show the version")
     return parser.format_help().replace(NO_BREAK, " ")

@@ -66,7 +66,7 @@ def show_attribution_patching(clean: str | None = None, corrupted: str | None = 
     """What patching finds, estimated from the gradient: three passes do for all values.
 
     Args:
-        clean: the first text; without it, what is piped into stdin.
+        clean: the first text; without one, stdin is read, or you are asked for it.
         corrupted: the second text; it must have as many tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417".
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.

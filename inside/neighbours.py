@@ -126,9 +126,9 @@ def show_neighbours(terms: str | None = None, k: int = 10, *, out: str | None = 
     """The tokens whose embeddings are nearest to a token's, or to a sum and difference, as in king - he + she.
 
     Args:
-        terms: a token, or several with + or - and spaces between them, as "king - he + she"; without them, what is
-            piped into stdin. A term in quotes is taken as it stands, otherwise with a space before it where there is
-            such a token; #464 is the token of that id.
+        terms: a token, or several with + or - and spaces between them, as "king - he + she"; without any, stdin is
+            read, or you are asked. A term in quotes is taken as it stands, otherwise with a space before it where there
+            is such a token; #464 is the token of that id.
         k: how many tokens.
     """
     check_out(out)

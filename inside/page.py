@@ -126,7 +126,6 @@ def show_page(text: str | None = None, k: int = 10, *, out: str = "page.html", o
     Args:
         k: how many tokens to list as the likeliest, 1 to 50.
         out: the file to write, .html.
-        overwrite: replace the file out if it exists.
     """
     check_out(out, "page")
     if os.path.lexists(out) and not overwrite:

@@ -184,7 +184,7 @@ def show_patching(clean: str | None = None, corrupted: str | None = None, answer
     """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
 
     Args:
-        clean: the first text; without it, what is piped into stdin.
+        clean: the first text; without one, stdin is read, or you are asked for it.
         corrupted: the second text; it must have as many tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417". The
             metric is its logit at the end of the text.

@@ -89,7 +89,7 @@ def show_path_patching(clean: str | None = None, corrupted: str | None = None, a
     """How much of a clean text's answer each head brings back on the path through one other head.
 
     Args:
-        clean: the first text; without it, what is piped into stdin.
+        clean: the first text; without one, stdin is read, or you are asked for it.
         corrupted: the second text; it must have as many tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417".
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.

@@ -172,7 +172,7 @@ def show_score(text: str | None = None, stride: int | None = None, *, file: str 
     """How likely the model finds a text: the log-probability of each token, the total, bits per byte, perplexity.
 
     Args:
-        text: the text; without it and without a file, what is piped into stdin.
+        text: the text; without one and without a file, stdin is read, or you are asked for it.
         stride: how many tokens lie between the starts of two windows of a text longer than the context; half of the
             context if not given.
         file: a file of UTF-8 text to score instead.

@@ -156,7 +156,7 @@ def show_serve(text: str = TEXT, *, port: int = PORT, browser: bool = True, mode
     Args:
         text: the text to begin with.
         port: where the page is, on this machine alone; the next free one if it is taken.
-        browser: False only prints the address.
+        browser: open a browser; False only prints the address.
     """
     with argument_errors():
         check_whole("port", port, 1, 65535, "the last port")

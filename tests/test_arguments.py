@@ -252,7 +252,7 @@ def test_help_of_commands(monkeypatch):
     assert help_of("--help tokens", COMMANDS) == help_of("--out x.png tokens -h", COMMANDS) == text
     assert text.startswith("usage: python lens.py tokens [TEXT] [K] [OUT] [OPTION]...\n\nThe pieces of a text.\n")
     assert re.search(r"^  -k(?: N)?, --k N +\(default: 1\)$", text, re.M)
-    assert re.search(r"^  -o(?: TEXT)?, --out TEXT +a file for the picture, ", text, re.M)  # as in all commands
+    assert re.search(r"^  -o(?: FILE)?, --out FILE +a file for the picture, ", text, re.M)  # as in all commands
 
 
 @pytest.mark.parametrize("component", [program, COMMANDS])

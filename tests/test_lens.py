@@ -1,4 +1,5 @@
 """lens.py as people start it: each command as a process, its table and its picture."""
+import inspect
 import math
 import os
 import re
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import BUNDLED, MODELS, ROOT, TEXT, read_png
 
+import batch
+import gpt2
 import lens
 from cli.tables import Table, print_table
 from cli.terminal import run_command_line
@@ -141,6 +144,20 @@ def test_help_names_every_command_and_every_option(run):
     for option in ("--text", "--answer", "--wrong", "--heads", "--out", "--model_size", "--models_dir"):
         assert option in shown
     assert "--hook" not in shown and "--model " not in shown
+
+
+@pytest.mark.parametrize("program, command, function", [
+    ("gpt2.py", [], gpt2.main), *(("lens.py", [name], function) for name, function in lens.COMMANDS.items()),
+    *(("batch.py", [name], function) for name, function in batch.COMMANDS.items())])
+def test_help_describes_every_option(monkeypatch, capsys, program, command, function):
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run_command_line(function if not command else {command[0]: function}, [*command, "--help"])
+    shown = capsys.readouterr().out
+    rows = dict(re.findall(r"^  (?:-\w(?: \S+)?, )?(--\w+)(?: [A-Z]\S*)?(?:\n|  )\s*(\S.*)$", shown, re.M))
+    assert {f"--{name}" for name in inspect.signature(function).parameters} | {"--help", "--version"} == {*rows}
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_short_options(run, tmp_path):
