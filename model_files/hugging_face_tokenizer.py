@@ -77,8 +77,7 @@ def _read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
     if before != ([] if last.get("use_regex", True) else split):  # a ByteLevel with use_regex splits by that pattern
         raise not_gpt2(path, "pre_tokenizer", tokenizer["pre_tokenizer"], {"type": "ByteLevel", "use_regex": True})
     for step in _steps(tokenizer.get("post_processor"), "processors"):
-        only_the_text = [list(part) for part in step.get("single", [])] == [["Sequence"]]
-        if step.get("type") != "ByteLevel" and not (step.get("type") == "TemplateProcessing" and only_the_text):
+        if step.get("type") != "ByteLevel" and not (step.get("type") == "TemplateProcessing" and _adds_nothing(step)):
             raise not_gpt2(path, "post_processor", tokenizer["post_processor"], {"type": "ByteLevel"})
     if [step.get("type") for step in _steps(tokenizer.get("decoder"), "decoders")] not in ([], ["ByteLevel"]):
         raise not_gpt2(path, "decoder", tokenizer["decoder"], {"type": "ByteLevel"})
@@ -99,9 +98,18 @@ def _steps(part: Any, name: str) -> list[dict[str, Any]]:
         return []
     if not isinstance(part, dict):
         return [{"type": part}]
-    if part.get("type") != "Sequence":
+    inner = part.get(name)
+    if part.get("type") != "Sequence" or not isinstance(inner, list):
         return [part]
-    return [step for inner in part.get(name) or [] for step in _steps(inner, name)]
+    return [step for part in inner for step in _steps(part, name)]
+
+
+def _adds_nothing(template: dict[str, Any]) -> bool:
+    """Whether a template makes a text's ids of the text alone."""
+    match template.get("single"):
+        case [{"Sequence": _, **others}]:
+            return not others
+    return False
 
 
 def _added_tokens(folder: Path, settings: dict[str, Any], vocabulary: dict[str, int],
@@ -118,7 +126,7 @@ def _added_tokens(folder: Path, settings: dict[str, Any], vocabulary: dict[str, 
         old = read_settings(folder / "added_tokens.json")
         roles = {_text(token) for token in _tokens_with_roles(settings)}
         listed = [*({"content": text, "id": i, "normalized": text not in roles} for text, i in old.items()), *listed]
-    tokens = {_text(token): _added_token(token) for token in listed}
+    tokens = {_text(token): _added_token(_as_object(token)) for token in listed}
     tokens = dict(sorted(tokens.items(), key=lambda item: item[1].id))
     if END_OF_TEXT in vocabulary and settings.get("tokenizer_class") not in ANY_TOKENIZER:  # GPT2Tokenizer's defaults
         settings = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT) | settings
@@ -131,8 +139,8 @@ def _added_tokens(folder: Path, settings: dict[str, Any], vocabulary: dict[str, 
 def _tokens_with_roles(settings: dict[str, Any]) -> list[Any]:
     tokens = [settings.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
     for setting in ("additional_special_tokens", "extra_special_tokens"):
-        more = settings.get(setting) or []
-        tokens += more.values() if isinstance(more, dict) else more
+        more = settings.get(setting)
+        tokens += more if isinstance(more, list) else more.values() if isinstance(more, dict) else [more]
     return [token for token in tokens if token is not None]
 
 
