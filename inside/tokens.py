@@ -56,8 +56,8 @@ def tokens(text: str | Sequence[int], model: Model) -> Tokens:
 
 
 def pieces_of(ids, encoder) -> list[str]:
-    """The piece of each id; #17 where there is no tokenizer."""
-    return [f"#{i}" if encoder is None else visible(encoder.token_bytes(i)) for i in ids]
+    """The piece of each id; #17 where there is no tokenizer, or the id stands for no text."""
+    return [encoder is not None and visible(encoder.token_bytes(i)) or f"#{i}" for i in ids]
 
 
 def visible(data: bytes) -> str:

@@ -224,7 +224,10 @@ def word_spans(ids: np.ndarray, pieces: list[bytes], inner: np.ndarray, split_pu
     at = n_bytes = last = 0
     for match in regex.finditer(r"\S+", text):
         n_bytes += len(text[at : match.end()].encode("utf-8", errors="surrogateescape"))
-        at, first, last = match.end(), last, bisect_right(ends, n_bytes)
+        at, end = match.end(), bisect_right(ends, n_bytes)
+        if not stripped(pieces[last:end]):
+            continue  # within an added token, which goes on into the next word
+        first, last = last, end
         kind = LETTER
         for i in range(first, last) if split_punctuation else []:
             here = inner[ids[i]]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import DATA, error_line, read_json
 
+from lens import score, tokens
 from model_files import hugging_face
 from utils import available_models, find_model, load_encoder_hparams_and_params, load_hparams, load_params
 
@@ -132,6 +133,13 @@ def test_the_models_own_first_and_last_token(models):
     (models / "odd" / "generation_config.json").unlink()
     change_json(models / "odd" / "config.json", eos_token_id=50256)  # as by default; this model has no such id
     assert load(models / "odd").encoder.eot_token == 299
+
+
+def test_ids_without_text_and_added_tokens_in_lens(models):
+    model = load(models / "odd")
+    assert tokens([317, 302, 0], model).pieces == ["#317", "[PAD]", "!"]
+    words = score("a new words <both> end", model, words=True).words
+    assert [(word.word, word.n_tokens) for word in words] == [("a", 1), ("new words<both>end", 5)]
 
 
 def test_a_token_that_the_model_does_not_have(folder):
