@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from helpers import DATA, MODELS, ROOT
 
+import lens
+from cli import terminal
 from utils import Model, load_encoder_hparams_and_params, load_hparams, load_params
 
 collect_ignore_glob = ["data/*"]  # scripts that make reference data, with packages of their own
@@ -82,3 +84,16 @@ def run():
         return subprocess.run([sys.executable, str(ROOT / program), *arguments], env=env, **options)
 
     return run
+
+
+@pytest.fixture
+def lens_py(capsys):
+    """lens.py's command line within this process, which saves starting one: lens_py("tokens", "x") -> as `run` has."""
+
+    def start(*arguments):
+        with pytest.raises(SystemExit) as end:
+            terminal.run_command_line(lens.COMMANDS, list(arguments), lens.SHORT)
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, end.value.code, captured.out, captured.err)
+
+    return start

@@ -14,7 +14,6 @@ import batch
 import gpt2
 import lens
 from cli.tables import Table, print_table
-from cli.terminal import run_command_line
 from utils import load_encoder_hparams_and_params
 
 PAIR = ["First Murderer. Second Murderer. First", "First Senator. Second Senator. First", " M", " S"]
@@ -36,19 +35,6 @@ COMMANDS = {
     "neighbours": (["king - he + she", "--k=4"], ["·queen", "832"], 1 + 4),
     "parameters": ([], ["blocks.0-5.mlp.c_fc", "2,915,328"], 1 + 9 + 1),
 }
-
-
-@pytest.fixture
-def lens_py(capsys):
-    """lens.py's command line within this process, which saves starting one: lens_py("tokens", "x") -> as `run` has."""
-
-    def start(*arguments):
-        with pytest.raises(SystemExit) as end:
-            run_command_line(lens.COMMANDS, list(arguments), lens.SHORT)
-        captured = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, end.value.code, captured.out, captured.err)
-
-    return start
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -324,8 +324,10 @@ def test_the_command_prints_the_address_and_ends_with_ctrl_c(process):
     (("word " * 300,), {}, 2, "context holds 256"),
     ((), {"LENS_TOKEN": "short"}, 1, "LENS_TOKEN must be at least 16"),
 ])
-def test_the_command_refuses_what_it_cannot_do(run, arguments, env, status, message):
-    assert message in error_line(run("serve", *arguments, *BUNDLED, program="lens.py", env=env), status)
+def test_the_command_refuses_what_it_cannot_do(lens_py, monkeypatch, arguments, env, status, message):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert message in error_line(lens_py("serve", *arguments, *BUNDLED), status)
 
 
 # --- in a browser ---
