@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -103,7 +104,7 @@ def out_of_reach(function: Callable[[], Any]) -> Any:
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
     """Ctrl-C waits until the end of this `with`. Windows cannot: there `work.dask_setup` has to do."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":  # where signal has no pthread_sigmask
         yield
         return
     start_resource_tracker()
