@@ -97,3 +97,12 @@ def lens_py(capsys):
         return subprocess.CompletedProcess(arguments, end.value.code, captured.out, captured.err)
 
     return start
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server of a made-up model, from which this process downloads."""
+    from file_server import contents, serve
+
+    with serve(monkeypatch, contents()) as server:
+        yield server

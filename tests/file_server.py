@@ -1,6 +1,7 @@
-"""Real servers that can do to a download what networks do."""
+"""Real servers that can do to a download what networks do, and a made-up model for them to serve."""
 import base64
 import hashlib
+import json
 import re
 import socket
 import ssl
@@ -9,6 +10,73 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+import pytest
+
+import model_files.download
+import utils
+from model_files.download import ATTEMPTS
+from utils import DATA_FILE, FILES, download_gpt2_files
+
+DATA = f"355M/{DATA_FILE}"
+LENGTH = 300_000  # bytes of weights: those of HPARAMS
+HPARAMS = {"n_vocab": 7349, "n_ctx": 16, "n_embd": 10, "n_head": 2, "n_layer": 1}
+
+
+def contents():
+    """Made-up files of a model, each in its format."""
+    files = {name: hashlib.shake_256(name.encode()).digest(50) for name in FILES}
+    files["checkpoint"] = b'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    files["hparams.json"] = json.dumps(HPARAMS).encode()
+    files[DATA_FILE] = hashlib.shake_256(b"data").digest(LENGTH)
+    files["model.ckpt.index"] += bytes.fromhex("57fb808b247547db")
+    files["model.ckpt.meta"] = b"\n" + files["model.ckpt.meta"]
+    return files
+
+
+def sha256(files):
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def use_server(monkeypatch, url, files):
+    """Have this process, and those that it starts, download from `url`, without long waits."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("GPT2_BASE_URL", url)
+    monkeypatch.setattr(utils, "SHA256", sha256(files))
+    monkeypatch.setattr(model_files.download, "BACKOFF", 0.001)
+
+
+def serve(monkeypatch, files, certificate=None):
+    """A server of `files` as the 355M and the 124M."""
+    server = FileServer({f"{size}/{name}": data for size in ("355M", "124M") for name, data in files.items()},
+                        certificate)
+    use_server(monkeypatch, server.url, files)
+    return server
+
+
+def download(folder, model_size="355M"):
+    """Download into `folder` and make sure that every file is there as it should be, and nothing else."""
+    download_gpt2_files(model_size, folder)
+    assert_complete(folder)
+
+
+def assert_complete(folder):
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == contents()
+
+
+def partial_of(folder):
+    return folder / f"{DATA_FILE}.part"
+
+
+def fail_and_keep(server, folder, n=98_304):
+    """A download that gives up after `n` bytes of the weights."""
+    server.faults[DATA] = [("cut", n), *["reset"] * ATTEMPTS]
+    with pytest.raises(ConnectionError):
+        download_gpt2_files("355M", folder)
+    assert partial_of(folder).stat().st_size == n
+    del server.faults[DATA], server.requests[:]
 
 
 class FileServer:
@@ -22,7 +90,7 @@ class FileServer:
             them, and ("gone", n) leaves the network for good; ("part", n) answers a range with its first n bytes alone,
             "whole" with all of the file as if it were the range, ("more", n) with n bytes more than it announces;
             "reset" closes without an answer, "corrupt" flips a byte, None serves as usual.
-        ranges, etags, length, md5: whether the server knows them.
+        ranges, length, md5: whether the server knows them.
         headers: dict of more headers, or such as replace its own; headers_of_ranges: those of answers to ranges alone.
         chunked: whether bodies are sent in chunks.
         connect: the status with which it answers CONNECT, as a proxy that refuses to.
@@ -36,7 +104,7 @@ class FileServer:
 
     def __init__(self, files, certificate=None):
         self.files, self.faults, self.requests, self.hosts, self.headers = dict(files), {}, [], [], {}
-        self.ranges = self.etags = self.length = True
+        self.ranges = self.length = True
         self.md5, self.chunked, self.delay, self.connect, self.headers_of_ranges = False, False, 0, 403, {}
         self.closing = threading.Event()
         outer = self
@@ -104,8 +172,7 @@ class FileServer:
             status = 206
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
-        if self.etags:
-            headers["ETag"] = f'"{hashlib.sha1(data).hexdigest()}"'
+        headers["ETag"] = f'"{hashlib.sha1(data).hexdigest()}"'
         if self.md5 and status == 200:
             headers["Content-MD5"] = base64.b64encode(hashlib.md5(data).digest()).decode()
         if self.chunked:
@@ -152,11 +219,11 @@ class RawServer:
     An answer may also be an iterable of bytes, which are sent one after the other until the client goes away.
 
     Attributes:
-        n_requests: connections so far; n_sent: bytes sent so far.
+        n_sent: bytes sent so far.
     """
 
     def __init__(self, answers):
-        self.answers, self.n_requests, self.n_sent = iter(answers), 0, 0
+        self.answers, self.n_sent = iter(answers), 0
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.serve)
@@ -176,7 +243,6 @@ class RawServer:
                 connection, _ = self.socket.accept()
             except OSError:  # closed
                 return
-            self.n_requests += 1
             with connection:
                 request = b""
                 while b"\r\n\r\n" not in request:
