@@ -150,7 +150,7 @@ def test_help(run):
 
 @pytest.mark.parametrize("arguments, status, message", [
     (["x", "--model_size", "nope"], 1, "there is no model 'nope'"),
-    (["x", "--model_size", "../../etc"], 1, "there is no folder '../../etc'"),
+    (["x", "--model_size", "../../no-such-place"], 1, "there is no folder '../../no-such-place'"),
     (["x", "--model_size", ".."], 1, "checkpoint is missing: a model is a folder with"),
     (["x", "--model_size", ""], 1, "'' is not a model's name"),
     (["x", "-n", "0"], 2, "n_tokens_to_generate must be a whole number, at least 1, not 0"),
