@@ -1,4 +1,5 @@
 """Cold start, memory and conversion, as whole processes, and the four official sizes."""
+import importlib.util
 import math
 import platform
 import statistics
@@ -62,12 +63,13 @@ def start(folder, quick):
     ours = [sys.executable, str(ROOT / "gpt2.py"), "Alan Turing theorized", "1", "--model_size", folder.name,
             "--models_dir", str(folder.parent)]
     naive = [sys.executable, "-c", NAIVE, *arguments]
-    pairs = [(run(ours), run(naive)) for _ in range(1 if quick else 7)]
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    pairs = [(run(ours), run(naive) if has_tensorflow else None) for _ in range(1 if quick else 7)]
     seconds = statistics.median(a[0] for a, _ in pairs)
     table.row("from nothing to the first token", f"{seconds:.2f} s", "0.7 s")
     table.row("the same, over the naive way (import TensorFlow, read the checkpoint, run)",
               f"{statistics.median(a[0] / b[0] for a, b in pairs):.3f} (naive: "
-              f"{statistics.median(b[0] for _, b in pairs):.1f} s)", "0.167")
+              f"{statistics.median(b[0] for _, b in pairs):.1f} s)" if has_tensorflow else "not installed", "0.167")
     peak = statistics.median(a[1] for a, _ in pairs)
     table.row("its peak resident memory", f"{peak:.0f} MB: {peak / total:.2f} of the weights' {total:.0f} MB", "1.25")
     n = HPARAMS[size]["n_ctx"] - 1

@@ -1,6 +1,6 @@
 """Train the bundled model: a small GPT-2 on Shakespeare, kept in OpenAI's own file layout.
 
-    pip install -r requirements.txt tokenizers
+    pip install -r requirements.txt tensorflow tokenizers
     python models/shakespeare/train.py tinyshakespeare.txt
 
 The first 90% of the text are trained on, the last 10% held out. Every hundred steps the state is kept in
