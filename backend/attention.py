@@ -2,6 +2,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from generation.hooks import no_hook
 ALL_HEADS_AT_ONCE = 2**18  # scores of all heads: more do not stay in the core's own cache
 
 
-def head_by_head(attention: Callable) -> Callable:
+def head_by_head(attention: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """A decorator of attention(q, k, v, mask): a long text is computed one head after the other.
 
     The scores of one head stay in the core's own cache, those of all heads do not: 256 queries and 1,023 keys take
@@ -19,7 +20,7 @@ def head_by_head(attention: Callable) -> Callable:
     """
 
     @functools.wraps(attention)
-    def attend(q, k, v, mask=0, *, hook=no_hook):
+    def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: Any = 0, *, hook: Any = no_hook) -> np.ndarray:
         q = untransposed(q)  # to be multiplied with k.T
         if hook is not no_hook or q.ndim != 3 or q.shape[0] * q.shape[1] * k.shape[1] < ALL_HEADS_AT_ONCE:
             return attention(q, k, v, mask, hook=hook)
@@ -33,13 +34,13 @@ def cached_mask(mask: Callable[[int, int], np.ndarray]) -> Callable[[int, int], 
     stays the same while the text grows. It cannot be written to."""
 
     @functools.lru_cache(maxsize=8)
-    def square(n):
+    def square(n: int) -> np.ndarray:
         whole = mask(n, n)
         whole.flags.writeable = False
         return whole
 
     @functools.wraps(mask)
-    def cut(n_query, n_key):
+    def cut(n_query: int, n_key: int) -> np.ndarray:
         return square(2 ** math.ceil(math.log2(n_key)))[n_key - n_query : n_key, :n_key]
 
     return cut

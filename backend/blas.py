@@ -142,7 +142,7 @@ def undisturbed(step: Callable[[], None]) -> None:
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         step()
         return
-    came: list[tuple] = []
+    came: list[tuple[Any, Any]] = []
     try:
         signal.signal(signal.SIGINT, lambda *signal_and_frame: came.append(signal_and_frame))
         step()

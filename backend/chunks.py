@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MAX_CHUNK_ROWS_OF_ONE_THREAD = 128  # it has the processor's cache to itself
 MAX_ROWS_IN_ONE = 256  # from so many rows on, chunks are faster, with any number of threads
 
 
-def in_chunks(layers: Callable) -> Callable:
+def in_chunks(layers: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """A decorator of layers(x, caches, n_wanted, ...): takes the rows of x through the layers in chunks, one a thread,
     where that is faster.
 
@@ -26,11 +27,12 @@ def in_chunks(layers: Callable) -> Callable:
     """
 
     @functools.wraps(layers)
-    def run(x, caches, n_wanted, blocks, n_head, hook=no_hook):
+    def run(x: np.ndarray, caches: list[Any], n_wanted: int, blocks: list[Any], n_head: int, hook: Any = no_hook
+            ) -> np.ndarray:
         if hook is not no_hook or isinstance(caches[0], SideBySide):
             return layers(x, caches, n_wanted, blocks, n_head, hook)
 
-        def go(x, caches, n_wanted):
+        def go(x: np.ndarray, caches: list[Any], n_wanted: int) -> np.ndarray:
             *caches, last = caches
             return layers(x, [*caches, LastRows(last, n_wanted)], n_wanted, blocks, n_head)
 
@@ -58,9 +60,9 @@ def chunk_by_chunk(go: Callable[..., np.ndarray], x: np.ndarray, caches: list[La
     """The last n_wanted rows of x [n_seq, n_embd] after all layers, go(rows, caches, n_wanted) for each chunk."""
     n_seq, n_past = len(x), caches[0].length
     cuts, progress = equal_work(n_past, n_seq, n_chunks), Progress(n_chunks)
-    outputs: list = [None] * n_chunks
+    outputs: list[Any] = [None] * n_chunks
 
-    def run_chunk(i):
+    def run_chunk(i: int) -> None:
         start, stop = cuts[i : i + 2]
         chunk_caches = [ChunkCache(layer, n_past + start, n_past + stop, i, progress) for layer in caches]
         try:
@@ -167,12 +169,12 @@ class Kept(Exception):
     """The keys and values are in the cache: nothing else of these rows is needed."""
 
 
-def wanted_rows_only(block: Callable) -> Callable:
+def wanted_rows_only(block: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """A decorator of transformer_block(x, ..., cache): where the cache is `LastRows`, the other rows are computed as
     far as their keys and values, since nothing uses their output."""
 
     @functools.wraps(block)
-    def run(x, *weights, cache=no_cache, **options):
+    def run(x: np.ndarray, *weights: Any, cache: Any = no_cache, **options: Any) -> np.ndarray:
         if not isinstance(cache, LastRows):
             return block(x, *weights, cache=cache, **options)
         others, x = np.split(x, [len(x) - cache.n_wanted])

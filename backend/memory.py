@@ -7,7 +7,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 @functools.cache  # once
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Make the C library keep freed memory for reuse.
 
     It hands freed blocks of more than 128 KB back to the system, so that each new intermediate array has to be paged in

@@ -25,12 +25,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from backend import cores
 from backend.blas import blas
 from backend.chunks import min_rows_for_chunks
 from backend.memory import keep_freed_memory
+from backend.products import MIN_SHARED_WORK
 from backend.team import Team, this_thread
 from backend.tuner import tuner_for
 from generation.hooks import no_hook
@@ -41,11 +44,12 @@ Result = TypeVar("Result")
 taken: dict[str, "Pass"] = {}  # "cores": by which pass
 
 
-def on_the_cores(forward: Callable) -> Callable:
+def on_the_cores(forward: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """A decorator of a forward pass, whose arguments are those of `gpt2.gpt2`: it uses the cores as described above."""
 
     @functools.wraps(forward)
-    def run(inputs, wte, wpe, blocks, *arguments, hook, **options):
+    def run(inputs: np.ndarray, wte: np.ndarray, wpe: np.ndarray, blocks: list[Any], *arguments: Any, hook: Any,
+            **options: Any) -> np.ndarray:
         keep_freed_memory()
         go = functools.partial(forward, inputs, wte, wpe, blocks, *arguments, hook=hook, **options)
         return run_on_cores(go, len(inputs), len(blocks), wte.shape[1], hook is not no_hook)
@@ -86,7 +90,8 @@ class Pass:
 
     def run(self, go: Callable[[], Result], n: int, n_seq: int, n_layer: int, n_embd: int, has_hook: bool) -> Result:
         is_first = taken.setdefault("cores", self) is self  # in one step, even for Ctrl-C
-        if not is_first or n == 1 or 1 < n_seq < 2**20 / n_embd**2:  # the last: over before others could help
+        is_small = n_seq > 1 and n_seq * n_embd**2 < MIN_SHARED_WORK  # a layer's smallest product
+        if not is_first or n == 1 or is_small:
             return self.with_team(1, go)
         if blas.has_one_thread:
             return self.with_team(n, go)

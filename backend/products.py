@@ -6,10 +6,11 @@ import numpy as np
 from backend.blas import blas
 from backend.team import n_threads, share
 
-MAX_BLOCK_ROWS = 64  # of x: up to so many, a product goes in blocks where those are faster
+MAX_BLOCK_ROWS = 64  # of x: a product of more is as fast in one call as in blocks
+MIN_SHARED_WORK = 2**20  # multiplications: a product of fewer is over before another thread could help
 
 
-def matmul(x, w):
+def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """x @ w, [n_seq, n_in] @ [n_in, n_out], fast for few rows too.
 
     It is computed as (w.T @ x.T).T: the weights are stored column by column (`model_files.weights`), so w.T
@@ -21,21 +22,21 @@ def matmul(x, w):
     w, x = w.T, x.T
     if not w.flags.c_contiguous:  # weights that lie in memory row by row: then w.T is a transposed matrix
         x = untransposed(x)
-    if n_seq == 1 or n_threads() == 0:
+    if n_threads() == 0 or n_seq == 1 and w.size < MIN_SHARED_WORK:
         return (w @ x).T[:n_seq]
     if n_threads() == 1:
         return few_rows(w, x).T
     result = np.empty((n_out, n_seq), dtype=np.result_type(x, w))
     n_panel = -(-n_out // (n_threads() * 64)) * 64  # more and smaller panels cost more than they even out
 
-    def panel(start):
+    def multiply_panel(start: int) -> None:
         few_rows(w[start : start + n_panel], x, out=result[start : start + n_panel])
 
-    share(panel, range(0, n_out, n_panel))
+    share(multiply_panel, range(0, n_out, n_panel))
     return result.T
 
 
-def untransposed(x):
+def untransposed(x: np.ndarray) -> np.ndarray:
     """x with each row side by side in memory, to be multiplied with a matrix that is transposed.
 
     With AVX-512, OpenBLAS is not thread-safe where it multiplies two small transposed matrices: its function
@@ -46,7 +47,7 @@ def untransposed(x):
     return np.ascontiguousarray(x)
 
 
-def few_rows(w, x, out=None):
+def few_rows(w: np.ndarray, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """w @ x, [n_out, n_in] @ [n_in, n_seq], in one call, or for 2 to 64 columns in blocks of w.
 
     A BLAS rearranges both matrices before it multiplies, which for few columns takes as long as the rest. With AVX-512,
@@ -70,7 +71,7 @@ def few_rows(w, x, out=None):
 
 
 @functools.cache
-def small_products():
+def small_products() -> bool:
     """Whether the BLAS is an OpenBLAS that multiplies small matrices as they are, which it does with AVX-512."""
     architectures = {str(getattr(library, "architecture", "")).lower() for library in blas.libraries}
     return not architectures.isdisjoint({"skylakex", "cooperlake", "sapphirerapids"})

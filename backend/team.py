@@ -12,7 +12,7 @@ import numpy as np
 this_thread = threading.local()  # .team: the threads with which this one shares its work
 
 
-def share(work: Callable[[Any], None], items: Iterable) -> None:
+def share(work: Callable[[Any], None], items: Iterable[Any]) -> None:
     """Call work(item) for each item: begun in order, by all threads of the pass, or in this one if it has no others.
 
     An exception ends it: no item is begun after it, and it is raised here.
@@ -71,7 +71,7 @@ class Team:
         self.ended.append(True)
         self.one_has_ended.put(None)
 
-    def share(self, work: Callable[[Any], None], items: Iterable) -> None:
+    def share(self, work: Callable[[Any], None], items: Iterable[Any]) -> None:
         job = Job(work, items)
         try:
             for jobs in self.jobs:
@@ -87,7 +87,7 @@ class Team:
 class Job:
     """Items of work, of which each thread takes the next one when it is free."""
 
-    def __init__(self, work: Callable[[Any], None], items: Iterable):
+    def __init__(self, work: Callable[[Any], None], items: Iterable[Any]):
         self.work, self.items = work, deque(items)
         self.n_items = len(self.items)
         self.results: SimpleQueue[BaseException | None] = SimpleQueue()  # of each item: None, or what went wrong
