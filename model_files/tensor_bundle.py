@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import crc32c
 import numpy as np
 
 FOOTER = 48  # bytes: two handles, filled up with zeros, and the magic number
@@ -140,7 +139,9 @@ def _block(table, handle) -> Iterator[tuple[bytes, bytes]]:
 
 def _masked_crc(data):
     """The CRC-32C of `data`, rotated and shifted: LevelDB's way to keep a CRC among data that get one themselves."""
-    crc = crc32c.crc32c(data)
+    from crc32c import crc32c  # 20 ms, which a start with converted weights does not need
+
+    crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
