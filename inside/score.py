@@ -127,19 +127,24 @@ def table_score(result, *, each: bool | None = None, base: str | None = None) ->
     if each is not None and not isinstance(each, bool):
         raise TypeError(f"each must be True or False, not {each!r}")
     log_unit, bit = units(base)
-    n, listed, (log_unit, bit) = len(result.ids), [], units(base)
+    n, listed = len(result.ids), []
+
+    def cells(values, form):
+        return ["-" if math.isnan(value) else format(value, form) for value in values]  # "-": not scored
+
     name, unit = ("log2-probability" if base == "2" else "log-probability"), ("nats" if base == "e" else "bits")
     if each is None and n > 256:
         notice(f"the text has {n:,} tokens, which are not listed; --each True lists them")
     elif each is not False:
         columns = {"token": result.pieces, "id": map(str, result.ids),
-                   name: [f"{p / log_unit:.4f}" for p in result.log_probs],
-                   "probability": [f"{math.exp(p):.2%}" for p in result.log_probs]}
+                   name: cells(result.log_probs / log_unit, ".4f"),
+                   "probability": cells(np.exp(result.log_probs), ".2%")}
         if not np.isnan(result.entropies).all():
-            columns[f"entropy in {unit}"] = [f"{entropy * bit:.4f}" for entropy in result.entropies]
+            columns[f"entropy in {unit}"] = cells(result.entropies * bit, ".4f")
         listed.append(Table("<" + ">" * (len(columns) - 1), list(columns), [*map(list, zip(*columns.values()))]))
     if result.words:
-        rows = [[word.word, f"{word.surprisal * bit:.4f}", str(word.n_tokens)] for word in result.words]
+        surprisals = cells([word.surprisal * bit for word in result.words], ".4f")
+        rows = [[word.word, cell, str(word.n_tokens)] for word, cell in zip(result.words, surprisals)]
         listed.append(Table("<>>", ["word", f"surprisal in {unit}", "tokens"], rows))
     totals = [["tokens", f"{n:,}"], ["bytes", f"{result.n_bytes:,}"],
               [f"total {name}", f"{result.total / log_unit:.3f}"],

@@ -78,7 +78,8 @@ def score_texts(texts: Sequence[Sequence[int] | np.ndarray], encoder: Encoder, p
     n_context = n_context or [0] * len(texts)
     for ids, n in zip(texts, n_context):
         check_scored(len(ids) - n, n, bos)
-    before, after = encoder.new_text() if bos else [], encoder.new_text() if words else []
+    before = encoder.new_text() if bos else []
+    after = [0] if words else []  # any id: what counts is the logits that predict what follows the text
     kinds = token_kinds(encoder) if words else None
     one_hot = None if kinds is None or correction == "none" else np.eye(len(KINDS), dtype=np.float32)[kinds[0]]
     results = measured([[*before, *ids, *after] for ids in texts], params, n_head,
@@ -251,7 +252,7 @@ def token_kinds(encoder: Encoder) -> np.ndarray:
     kinds = np.empty((2, encoder.n_vocab), dtype=np.int8)
     for i in range(encoder.n_vocab):
         text = encoder.token_bytes(i).decode("utf-8", errors="surrogateescape")
-        kinds[:, i] = kind_of(text), kind_of(regex.sub(r"^\s+", "", text))
+        kinds[:, i] = (kind_of(text), kind_of(regex.sub(r"^\s+", "", text))) if text else INSIDE  # an id without text
     if encoder.eot_token is not None:
         kinds[:, encoder.eot_token] = END
     return kinds

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from helpers import MODELS, TEXT, random_model, read_json
+from helpers import BUNDLED, MODELS, TEXT, random_model, read_json
 
 from lens import score
 from many_texts import run, scoring, work
@@ -237,6 +237,20 @@ def test_the_probabilities_of_all_words_add_up_to_1(before, n_context, split):
     assert rest < 0.6
 
 
+def test_the_kinds_of_tokens():
+    class Encoder(FewTokens):
+        tokens = [b" a", b"\t\n", b"'s", b"'", b"\xe3", b"\x80b"]
+        n_vocab = 8
+
+        def token_bytes(self, i):
+            return b"" if i == 7 else super().token_bytes(i)
+
+    first, inner = scoring.token_kinds(Encoder())
+    assert first.tolist() == [scoring.SPACE, WHITESPACE, scoring.LETTER, scoring.PUNCTUATION, scoring.LETTER,
+                              scoring.INSIDE, END, scoring.INSIDE]  # the last stands for no text, and begins no word
+    assert inner.tolist() == [scoring.LETTER, WHITESPACE, *first[2:]]
+
+
 def test_a_line_break_ends_a_word_too(shakespeare):
     text = "My lord of York.\n\nKING HENRY VI:\nWhat"
     published, right = (dict(zip(text.split(), surprisals(text, shakespeare, correction=correction)))
@@ -252,6 +266,21 @@ def test_words_of_a_text_longer_than_the_context(shakespeare, stride):
     assert [word.word for word in result.words] == LONG.split() == [word.word for word in hooked.words]
     np.testing.assert_allclose([word.surprisal for word in hooked.words], [word.surprisal for word in result.words],
                                atol=1e-3)
+
+
+def test_the_words_in_the_terminal(lens_py, shakespeare):
+    text = "O Romeo, Romeo!"
+    result = lens_py("score", text, "--words", "--entropy", "--base", "e", "--bos", "False", *BUNDLED)
+    tokens, words, totals = (block.splitlines() for block in result.stdout.split("\n\n"))
+    expected = score(text, shakespeare, words=True, entropy=True, bos=False)
+    assert tokens[0].split()[-3:] == ["entropy", "in", "nats"] and tokens[1].split() == ["O", "46", "-", "-", "-"]
+    assert float(tokens[2].split()[-1]) == pytest.approx(expected.entropies[1] * math.log(2), abs=1e-3)
+    assert words[0].split() == ["word", "surprisal", "in", "nats", "tokens"] and words[1].split() == ["O", "-", "1"]
+    assert words[2].split() == ["Romeo,", f"{expected.words[1].surprisal * math.log(2):.4f}", "3"]
+    result = lens_py("score", text, "--words", "--base", "2", "--context", "JULIET:", *BUNDLED)
+    expected = score(text, shakespeare, words=True, context="JULIET:")
+    assert f"total log2-probability  {expected.total / math.log(2):.3f}\n" in result.stdout
+    assert f"{expected.words[0].surprisal:.4f}" in result.stdout
 
 
 # --- columns of batch.py ---
