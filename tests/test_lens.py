@@ -14,6 +14,7 @@ import batch
 import gpt2
 import lens
 from cli.tables import Table, print_table
+from cli.terminal import run_command_line
 from utils import load_encoder_hparams_and_params
 
 PAIR = ["First Murderer. Second Murderer. First", "First Senator. Second Senator. First", " M", " S"]
@@ -54,13 +55,12 @@ def test_commands_and_their_pictures(run, lens_py, command, tmp_path):
     assert 300 < width < 2000 and 100 < height < 2000 and n_values > 20
 
 
-def test_commands_take_text_that_looks_like_a_number_and_stdin(run):
+def test_commands_take_text_that_looks_like_a_number_and_stdin(run, lens_py):
     for text in ("123", "[1, 2]", "-5"):
-        result = run("tokens", text, *BUNDLED, program="lens.py")
+        result = lens_py("tokens", text, *BUNDLED)
         pieces = [line.split()[1] for line in result.stdout.splitlines()[1:]]
         assert "".join(pieces).replace("·", " ") == text, result.stderr
-    assert run("tokens", *BUNDLED, program="lens.py", input="123\n").stdout == run(
-        "tokens", "123", *BUNDLED, program="lens.py").stdout
+    assert run("tokens", *BUNDLED, program="lens.py", input="123\n").stdout == lens_py("tokens", "123", *BUNDLED).stdout
 
 
 def test_score_of_a_file_longer_than_the_context(run, tmp_path, shakespeare):
