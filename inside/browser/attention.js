@@ -122,10 +122,19 @@ function attentionSays() {
 
 function showAttention() {
   drawHeads();
-  choose(headButtons(), state.head[0] * data.n_head + state.head[1]);
+  const buttons = headButtons(), chosen = state.head[0] * data.n_head + state.head[1];
+  choose(buttons, chosen);
+  revealHead(buttons[chosen]);
   showPattern();
   say(byId("attention-says"), ...attentionSays());
   showWeight();
+}
+
+// Many heads scroll sideways on a phone: the chosen one is in sight.
+function revealHead(button) {
+  const box = byId("heads").parentElement, left = button.offsetLeft - 40, right = button.offsetLeft + button.offsetWidth;
+  if (left < box.scrollLeft) box.scrollLeft = left;
+  else if (right > box.scrollLeft + box.clientWidth) box.scrollLeft = right - box.clientWidth;
 }
 
 function listenToAttention() {

@@ -53,6 +53,7 @@ function start() {
   addEventListener("resize", () => { if (state.view === "attention") showPattern(); });
   drawScales();
   show();
+  revealToken();
 }
 
 start();
