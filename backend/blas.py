@@ -39,25 +39,33 @@ class Blas:
 
         return multiplying(threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers)
 
-    @functools.cached_property
+    @property
     def has_one_thread(self) -> bool:
-        """Whether a BLAS that threadpoolctl does not know computes a product in the thread that calls it.
+        """Whether it computes each product in the thread that calls it, and not because somebody limits it.
 
-        The reference BLAS does, and BLIS by default; Apple's Accelerate may use others. It is measured once: the
-        processor time of the process against that of this thread, by a majority of three, since other threads of the
-        program may run meanwhile.
+        The reference BLAS always does, BLIS unless it is told otherwise, Apple's Accelerate may use other threads.
         """
-        return not self.libraries and sum(multiplies_in_one_thread() for _ in range(3)) >= 2
+        if self.libraries:
+            return (all(library.internal_api == "blis" and library.num_threads == 1 for library in self.libraries)
+                    and environment_limit() == sys.maxsize)
+        return self._was_seen_in_one_thread
+
+    @functools.cached_property
+    def _was_seen_in_one_thread(self) -> bool:
+        """By a majority of three, since other threads of the program may run meanwhile."""
+        return sum(multiplies_in_one_thread() for _ in range(3)) >= 2
 
     def n_threads(self) -> int:
         """The number of threads that a pass may use: as many as the BLAS has when no pass limits it.
 
-        It is set by OPENBLAS_NUM_THREADS, OMP_NUM_THREADS and the like, or with threadpoolctl. For a BLAS that
-        threadpoolctl does not know: as many as the environment allows if it multiplies in the thread that calls it,
-        else 0, for its threads and those of the pass would be in each other's way.
+        It is set by OPENBLAS_NUM_THREADS, OMP_NUM_THREADS and the like, or with threadpoolctl. A BLAS that has one
+        thread anyway leaves as many to the pass as the environment allows. One that threadpoolctl does not know, and
+        that uses threads, leaves 0: they and those of the pass would be in each other's way.
         """
+        if self.has_one_thread:
+            return environment_limit()
         if not self.libraries:
-            return environment_limit() if self.has_one_thread else 0
+            return 0
         if self.before is not None and not self.wanted:  # an earlier pass could not give them back
             undisturbed(self._update)
         before = self.before
@@ -188,6 +196,7 @@ def multiplying(controllers: list[Any]) -> list[Any]:
 
 
 def multiplies_in_one_thread() -> bool:
+    """Whether a product takes no processor time of this process but that of this thread. It takes 20 ms."""
     a = np.ones((512, 512), np.float32)
     a @ a  # starts its threads
     process, thread = time.process_time(), time.thread_time()

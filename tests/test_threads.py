@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ WHOLE = MODEL.logits(LONG, hook=lambda name, x: None)  # with a hook, the whole 
 
 
 def blas_limits():
-    return [library["num_threads"] for library in threadpoolctl.threadpool_info()]
+    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
 
 
 @pytest.fixture
@@ -148,6 +149,20 @@ def test_a_blas_that_threadpoolctl_does_not_know(monkeypatch, has_one_thread):
     assert passes.n_cores() == (2 if has_one_thread else 0)
 
 
+def test_blis_has_one_thread_by_default(monkeypatch):
+    """Then the pass shares the work out, unless the environment says that one is meant."""
+    blis = Blas()
+    blis.libraries = [types.SimpleNamespace(internal_api="blis", num_threads=1)]
+    monkeypatch.setattr(passes, "blas", blis)
+    monkeypatch.setattr(cores, "n_available", lambda: 3)
+    for name in blas_module.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    assert passes.n_cores() == 3
+    assert passes.run_on_cores(team.n_threads, n_seq=100, n_layer=1, n_embd=1024) == 3
+    monkeypatch.setenv("BLIS_NUM_THREADS", "1")
+    assert passes.n_cores() == 1
+
+
 def test_a_blas_is_measured_where_nothing_says_what_it_does():
     """NumPy's own, with one thread and with its threads."""
     if not blas.libraries or max(blas_limits()) == 1:
@@ -241,6 +256,7 @@ def test_a_chunk_waits_for_all_chunks_before_it(use, seed):
 def test_where_others_run_no_thread_waits_for_one_that_gets_no_core(use, monkeypatch, others_run):
     """On an idle machine, the BLAS's own threads are faster for few rows; they wait for one another."""
     use(4)
+    monkeypatch.setattr(Blas, "has_one_thread", False)
     monkeypatch.setattr(cores, "are_idle", lambda: not others_run)
     assert passes.run_on_cores(team.n_threads, n_seq=100, n_layer=1, n_embd=1024) == (4 if others_run else 0)
 
