@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import regex
 
-from backend.products import matmul
 from encoder import Encoder
 from generation.hooks import Hook
 from many_texts.batches import measured
@@ -160,7 +159,7 @@ def measure(ids: np.ndarray, logits: np.ndarray, kinds: np.ndarray | None = None
     total = weights.sum(axis=-1, dtype=np.float64)
     columns[:, 0] = right - np.log(total)
     if kinds is not None:
-        columns[:, 2:] = matmul(weights, kinds) / total[:, None]  # [n, n_vocab] @ [n_vocab, n_kinds]
+        columns[:, 2:] = weights @ kinds / total[:, None]  # [n, n_vocab] @ [n_vocab, n_kinds]
     if entropy:
         np.maximum(shifted, -1000, out=shifted)  # 0 * -inf, of a token that cannot come, is 0 here
         shifted *= weights
