@@ -1,4 +1,5 @@
 """Many texts in one pass: their rows lie side by side, so that each weight is read once for all of them."""
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -176,18 +177,19 @@ def running(texts: list[Continuation], make_cache: Callable[[int], KVCache], max
 # --- score --------------------------------------------------------------------------------------
 
 
-def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int,
+def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, first_id: int,
               stride: int | None = None) -> list[np.ndarray]:
     """The natural logarithm of each token's probability after the tokens before it.
 
     Args:
-        texts, params, n_head, stride: as in `measured`; each text begins with <|endoftext|>, so that its own first
-            token is predicted too.
+        texts: the ids of each text, none of them empty.
+        params, n_head, stride: as in `measured`.
+        first_id: what stands before each text, <|endoftext|>, from which its first token is predicted.
 
     Returns:
-        list of float64 [n_seq - 1], one for each text: there is no prediction of the first id.
+        list of float64 [n_seq], one for each text.
     """
-    return measured(texts, params, n_head, log_prob_of, stride=stride)
+    return measured([[first_id, *ids] for ids in texts], params, n_head, log_prob_of, stride=stride)
 
 
 def measured(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, measure: Callable, *,
@@ -271,8 +273,34 @@ def windows(n_seq: int, n_ctx: int, stride: int | None) -> Iterator[tuple[int, i
         start, done = start + stride, end
 
 
-def log_prob_of(ids: np.ndarray | int, logits: np.ndarray) -> np.ndarray:
-    """The log-probability float64 [n] of each id [n], or of one id, from its logits [n, n_vocab]."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    right = shifted[np.arange(len(logits)), ids]
-    return right - np.log(np.exp(shifted, out=shifted).sum(axis=-1, dtype=np.float64))
+def log_prob_of(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """The log-probability float64 [n] of each id [n], from its logits [n, n_vocab]."""
+    return measure(ids, logits)[:, 0]
+
+
+def measure(ids: np.ndarray, logits: np.ndarray, kinds: np.ndarray | None = None, entropy: bool = False) -> np.ndarray:
+    """The log-probability of each id and what else the logits tell.
+
+    Args:
+        ids: [n].
+        logits: [n, n_vocab]; row i predicts id i.
+        kinds: float32 [n_vocab, n_kinds], 1 where a token is of a kind, else 0.
+        entropy: whether to compute it.
+
+    Returns:
+        float64 [n, 2 + n_kinds]: the natural logarithm of the id's probability; the entropy in bits, or NaN; the
+        probability of each kind of token, if kinds are given.
+    """
+    shifted = logits - logits.max(axis=-1, keepdims=True)  # [n, n_vocab]
+    columns = np.full((len(ids), 2 + (0 if kinds is None else kinds.shape[1])), np.nan)
+    right = shifted[np.arange(len(ids)), ids]
+    weights = np.exp(shifted, out=None if entropy else shifted)
+    total = weights.sum(axis=-1, dtype=np.float64)
+    columns[:, 0] = right - np.log(total)
+    if kinds is not None:
+        columns[:, 2:] = weights @ kinds / total[:, None]  # [n, n_vocab] @ [n_vocab, n_kinds]
+    if entropy:
+        np.maximum(shifted, -1000, out=shifted)  # 0 * -inf, of a token that cannot come, is 0 here
+        shifted *= weights
+        columns[:, 1] = (np.log(total) - shifted.sum(axis=-1, dtype=np.float64) / total) / math.log(2)
+    return columns

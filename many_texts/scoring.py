@@ -21,7 +21,7 @@ import regex
 
 from encoder import Encoder
 from generation.hooks import Hook
-from many_texts.batches import measured
+from many_texts.batches import measure, measured
 
 CORRECTIONS = ("whitespace", "space", "none")  # what begins a word; "space" is the published variant, "none" the sum
 
@@ -137,34 +137,6 @@ def encode_after(context: str, text: str, encoder: Encoder) -> tuple[list[int], 
     ids = encoder.encode(context + text)
     ends = list(accumulate(len(encoder.token_bytes(i)) for i in ids))
     return ids, bisect_right(ends, len(context.encode()))
-
-
-def measure(ids: np.ndarray, logits: np.ndarray, kinds: np.ndarray | None = None, entropy: bool = False) -> np.ndarray:
-    """The log-probability of each id and what else the logits tell.
-
-    Args:
-        ids: [n].
-        logits: [n, n_vocab]; row i predicts id i.
-        kinds: float32 [n_vocab, n_kinds], 1 where a token is of a kind, else 0.
-        entropy: whether to compute it.
-
-    Returns:
-        float64 [n, 2 + n_kinds]: the natural logarithm of the id's probability; the entropy in bits, or NaN; the
-        probability of each kind of token, if kinds are given.
-    """
-    shifted = logits - logits.max(axis=-1, keepdims=True)  # [n, n_vocab]
-    columns = np.full((len(ids), 2 + (0 if kinds is None else kinds.shape[1])), np.nan)
-    right = shifted[np.arange(len(ids)), ids]
-    weights = np.exp(shifted, out=None if entropy else shifted)
-    total = weights.sum(axis=-1, dtype=np.float64)
-    columns[:, 0] = right - np.log(total)
-    if kinds is not None:
-        columns[:, 2:] = weights @ kinds / total[:, None]  # [n, n_vocab] @ [n_vocab, n_kinds]
-    if entropy:
-        np.maximum(shifted, -1000, out=shifted)  # 0 * -inf, of a token that cannot come, is 0 here
-        shifted *= weights
-        columns[:, 1] = (np.log(total) - shifted.sum(axis=-1, dtype=np.float64) / total) / math.log(2)
-    return columns
 
 
 # --- words --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from helpers import BUNDLED, MODELS, TEXT, random_model, read_json
 
 from lens import score
 from many_texts import run, scoring, work
-from many_texts.batches import log_probs, measured
+from many_texts.batches import log_probs, measure, measured
 from many_texts.scoring import END, WHITESPACE, score_texts
 from many_texts.tables import Row
 
@@ -49,7 +49,7 @@ def test_log_probs_are_those_of_openais_logits(tiny):
         logits = expected[f"logits_{i}"].astype(np.float64)[:-1]
         right = logits[np.arange(len(ids) - 1), ids[1:]] - np.log(np.exp(logits).sum(-1))
         if len(ids) > 1:
-            np.testing.assert_allclose(log_probs([ids], model.params, 4)[0], right, atol=1e-4)
+            np.testing.assert_allclose(log_probs([ids[1:]], model.params, 4, ids[0])[0], right, atol=1e-4)
 
 
 def test_entropy_is_that_of_the_distribution_before_each_token(shakespeare):
@@ -77,7 +77,7 @@ def test_entropy_is_that_of_the_distribution_before_each_token(shakespeare):
 def test_without_bos_the_first_token_is_not_scored(shakespeare):
     ids = shakespeare.encode(TEXT)
     result = score(TEXT, shakespeare, bos=False, words=True, entropy=True)
-    np.testing.assert_allclose(result.log_probs[1:], log_probs([ids], shakespeare.params, 6)[0], atol=1e-5)
+    np.testing.assert_allclose(result.log_probs[1:], log_probs([ids[1:]], shakespeare.params, 6, ids[0])[0], atol=1e-5)
     assert [math.isnan(x) for x in (result.log_probs[0], result.entropies[0], result.words[0].surprisal)] == [True] * 3
     assert result.total == pytest.approx(result.log_probs[1:].sum())
     assert result.n_bytes == len(TEXT) - len(shakespeare.encoder.token_bytes(ids[0]))
@@ -173,8 +173,8 @@ def test_word_surprisals_are_those_of_wordsprobability_and_minicons(shakespeare)
         # minicons takes neither other white space nor the end of the text for the end of a word
         ids = np.array(encoder.encode(text))
         full = [encoder.eot_token, *ids, encoder.eot_token]
-        measure = lambda *row: scoring.measure(*row, np.eye(6, dtype=np.float32)[kinds[0]])
-        (rows,) = measured([full], shakespeare.params, 6, measure)
+        measure_kinds = lambda *row: measure(*row, np.eye(6, dtype=np.float32)[kinds[0]])
+        (rows,) = measured([full], shakespeare.params, 6, measure_kinds)
         rows[:, [2 + WHITESPACE, 2 + END]] = 0
         words = scoring.score_words(ids, [encoder.token_bytes(i) for i in ids], kinds, rows, "whitespace", False)
         np.testing.assert_allclose([word.surprisal * nats for word in words], theirs["minicons"][i], atol=1e-4)
