@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from encoder import END_OF_TEXT, bytes_to_unicode  # noqa: E402
-from utils import MODEL_SIZES, VOCABULARY_FILES, nested, parameter_shapes  # noqa: E402
+from model_files.official_files import MODEL_SIZES, VOCABULARY_FILES, parameter_shapes  # noqa: E402
+from utils import nested  # noqa: E402
 
 HPARAMS = {
     "124M": {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12},
