@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 import model_files.download
-import utils
+from model_files import official_files
 from model_files.download import ATTEMPTS
-from utils import DATA_FILE, FILES, download_gpt2_files
+from model_files.official_files import DATA_FILE, FILES, download_gpt2_files
 
 DATA = f"355M/{DATA_FILE}"
 LENGTH = 300_000  # bytes of weights: those of HPARAMS
@@ -44,7 +44,7 @@ def use_server(monkeypatch, url, files):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("GPT2_BASE_URL", url)
-    monkeypatch.setattr(utils, "SHA256", sha256(files))
+    monkeypatch.setattr(official_files, "SHA256", sha256(files))
     monkeypatch.setattr(model_files.download, "BACKOFF", 0.001)
 
 

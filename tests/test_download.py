@@ -32,9 +32,9 @@ from helpers import MODELS, ROOT, wait_for
 
 import model_files.download
 import model_files.lock
-import utils
+from model_files import official_files
 from model_files.download import ATTEMPTS, CHUNK
-from utils import DATA_FILE, FILES, download_gpt2_files
+from model_files.official_files import DATA_FILE, FILES, download_gpt2_files
 
 
 def requests_of(server, path=DATA):
@@ -48,9 +48,10 @@ def retries(capsys):
 
 def start(folder, first="pass"):
     """A process of its own that downloads into `folder`; `first` is what it does before."""
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils, cli.terminal; {first}; "
-               f"utils.SHA256 = {sha256(contents())!r}; "
-               f"cli.terminal.run_command_line(lambda: utils.download_gpt2_files('355M', {str(folder)!r}))")
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import cli.terminal; {first}; "
+               "from model_files import official_files; "
+               f"official_files.SHA256 = {sha256(contents())!r}; "
+               f"cli.terminal.run_command_line(lambda: official_files.download_gpt2_files('355M', {str(folder)!r}))")
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -71,11 +72,11 @@ def test_each_file_is_downloaded_once(server, tmp_path, capsys, model_size):
 
 
 def test_base_url_is_openais_or_from_the_environment(server, tmp_path, monkeypatch):
-    assert utils.BASE_URL == "https://openaipublic.blob.core.windows.net/gpt-2/models"
+    assert official_files.BASE_URL == "https://openaipublic.blob.core.windows.net/gpt-2/models"
     monkeypatch.setenv("GPT2_BASE_URL", server.url + "/")
     download(tmp_path)
     monkeypatch.setenv("GPT2_BASE_URL", "")
-    monkeypatch.setattr(utils, "BASE_URL", server.url)
+    monkeypatch.setattr(official_files, "BASE_URL", server.url)
     (tmp_path / "checkpoint").unlink()
     download(tmp_path)
 
@@ -84,8 +85,9 @@ def test_base_url_is_openais_or_from_the_environment(server, tmp_path, monkeypat
 def test_program_downloads_converts_and_runs_a_model(monkeypatch, tmp_path, shakespeare):
     files = {name: (MODELS / "shakespeare" / name).read_bytes() for name in FILES if name != "model.ckpt.meta"}
     files["model.ckpt.meta"] = b"\na graph, which nothing reads"
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gpt2, utils, cli.terminal; "
-               f"utils.SHA256 = {sha256(files)!r}; cli.terminal.run_command_line(gpt2.main)")
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gpt2, cli.terminal; "
+               "from model_files import official_files; "
+               f"official_files.SHA256 = {sha256(files)!r}; cli.terminal.run_command_line(gpt2.main)")
     arguments = [sys.executable, "-c", program, "ROMEO:", "5", "--model_size", "355M", "--models_dir", str(tmp_path)]
     with serve(monkeypatch, files) as server:
         first, again = (subprocess.run(arguments, capture_output=True, text=True, timeout=100) for _ in range(2))
@@ -141,7 +143,8 @@ def test_what_is_downloaded_is_announced_before_the_server_answers(tmp_path, mon
 
 
 def test_a_checksum_is_pinned_for_each_file_of_the_124M():
-    assert set(utils.SHA256) == set(FILES) and all(len(bytes.fromhex(value)) == 32 for value in utils.SHA256.values())
+    assert set(official_files.SHA256) == set(FILES)
+    assert all(len(bytes.fromhex(value)) == 32 for value in official_files.SHA256.values())
 
 
 # --- resuming ---

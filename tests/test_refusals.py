@@ -27,15 +27,15 @@ from helpers import MODELS
 
 import model_files.download
 from model_files.download import ATTEMPTS
-from model_files.official_files import CHECKS
-from utils import (
+from model_files.official_files import (
+    CHECKS,
     DATA_FILE,
     FILES,
     LARGEST_DATA_FILE,
     download_gpt2_files,
-    load_encoder_hparams_and_params,
     parameter_shapes,
 )
+from utils import load_encoder_hparams_and_params
 
 PAGE = "a web page came instead of the file; .* log in"
 NO_LENGTH = "the server sends neither the length nor a checksum"

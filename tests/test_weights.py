@@ -375,7 +375,7 @@ def test_a_disk_that_fills_up_only_costs_the_copy(folder, capsys):
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_still_works(folder, monkeypatch):
     # also a whole read-only checkout with no model named and no network: the bundled model runs
-    program = ("import os, sys; sys.path.insert(0, sys.argv[1]); import filelock, requests, tqdm, utils; "
+    program = ("import os, sys; sys.path.insert(0, sys.argv[1]); import crc32c, filelock, requests, tqdm, utils; "
                "from pathlib import Path; from model_files import folders; folders.MODELS_DIR = Path(sys.argv[2]); "
                "os.getuid() or os.setuid(65534); "  # root may write anywhere
                "print(utils.load_encoder_hparams_and_params('mine', sys.argv[2])[2]['wte'].shape); "
