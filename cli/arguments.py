@@ -13,9 +13,7 @@ import functools
 import inspect
 import os
 import re
-import shutil
 import sys
-import textwrap
 import types
 import typing
 import warnings
@@ -26,29 +24,9 @@ import cli
 Function = Callable[..., object]
 Component = Function | dict[str, Function]
 
-COMMON = {  # parameters that mean the same in several programs; a function's docstring goes before
-    "text": 'the text; "" begins a new text; without one, stdin is read, or you are asked for it',
-    "out": "a file for the picture, .png, .pdf or .svg",
-    "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, a folder in models_dir, a path such as ./mine, "
-                  "or owner/name on the Hugging Face Hub",
-    "models_dir": "the folder of models; official ones are downloaded to it; by default models/ beside gpt2.py",
-    "texts": "a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; without it, stdin",
-    "column": "the column with the texts; a .txt file has one, text",
-    "input_format": "txt, jsonl, csv or parquet, where the name does not say; what is piped into stdin is txt",
-    "prefix": "goes before the names of the columns that are added",
-    "scheduler": "the address of a running Dask scheduler, as tcp://host:8786, instead of local worker processes; its "
-                 "workers have the model in their own models_dir",
-    "n_workers": "how many local worker processes; by default one for each core",
-    "strict": "end with an error at the first row that cannot be done",
-    "overwrite": "replace the output if it exists",
-}
-
 OPTION = re.compile(r"--([A-Za-z][\w-]*)(=.*)?|-([A-Za-z])(=.*|[-+.]?\d\S*)?", re.S)  # --top-k=5, -n, -n=5, -n5
 TRUTH = {"true": True, "True": True, "false": False, "False": False}
 KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
-METAVARS: dict[object, str] = {str: "TEXT", int: "N", float: "NUMBER", bool: "True|False", "out": "FILE",
-                               "file": "FILE", "models_dir": "FOLDER"}
-NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class CommandLineError(ValueError):
@@ -85,7 +63,9 @@ def bind(component: Component, arguments: list[str], short: dict[str, str] | Non
         rest = arguments[:place] + arguments[place + 1 :]
         return _bind_function(component[name], rest, short, f"{program} {name}", wants_help)
     if wants_help or not arguments:
-        return functools.partial(print, _list_of_commands(component, program))
+        from cli.help import list_of_commands
+
+        return functools.partial(print, list_of_commands(component, program))
     meant = _did_you_mean(first.replace("-", "_"), component)
     raise CommandLineError(f"unknown command {_quoted(first)}{meant}: the commands are {', '.join(component)}; "
                            "--help says what they do")
@@ -96,7 +76,9 @@ def _bind_function(function: Function, arguments: list[str], short: dict[str, st
     parameters, kinds = inspect.signature(function).parameters.values(), _types(function)
     letters = {letter: name for letter, name in short.items() if name in kinds} | {n: n for n in kinds if len(n) == 1}
     if wants_help:
-        return functools.partial(print, _help(function, kinds, letters, program), end="")
+        from cli.help import help_of
+
+        return functools.partial(print, help_of(function, kinds, letters, program), end="")
     n = arguments.index("--") if "--" in arguments else len(arguments)
     given, texts = _separated(arguments[:n], kinds, letters)
     n_marked, texts = len(texts), [*texts, *arguments[n + 1 :]]
@@ -176,7 +158,7 @@ def _separated(arguments: list[str], kinds: dict[str, type], letters: dict[str, 
             value = rest.pop(0) if rest and rest[0] in TRUTH else "True"
         elif value is None:
             if not rest or OPTION.fullmatch(rest[0]):
-                raise CommandLineError(f"--{name} needs a value, as in --{name}={METAVARS.get(kinds[name], 'VALUE')}")
+                raise CommandLineError(f"--{name} needs a value: {KINDS.get(kinds[name], 'a text')}")
             value = rest.pop(0)
         _add(given, name, value)
     return given, texts
@@ -199,58 +181,6 @@ def _converter(name: str, kind: type, may_be_none: bool) -> Callable[[str], obje
                                    ) from None
 
     return convert
-
-
-# --- help ---------------------------------------------------------------------------------------
-
-
-def _help(function: Function, kinds: dict[str, type], letters: dict[str, str], program: str) -> str:
-    """The help of a function, in argparse's layout."""
-    import argparse
-
-    paragraphs, descriptions = _docstring(function)
-    parameters, width = inspect.signature(function).parameters, _width()
-    usage = [p.name.upper() if p.default is p.empty else f"[{p.name.upper()}]" for p in parameters.values()
-             if p.kind is p.POSITIONAL_OR_KEYWORD]
-    filled = functools.partial(textwrap.fill, width=width)
-    dashes = f"After -- everything is text: {program} -- -text" if usage and kinds[next(iter(kinds))] is str else ""
-    parser = argparse.ArgumentParser(
-        usage=filled(" ".join(["usage:", program, *usage, "[OPTION]..."]), subsequent_indent=" " * 7)[7:],
-        description="\n\n".join(map(filled, paragraphs)), epilog=filled(dashes), add_help=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 30, width))
-    letter_of = {name: f"-{letter}" for letter, name in letters.items()}
-    for name, kind in kinds.items():
-        default = parameters[name].default
-        text = (COMMON | descriptions).get(name, "").rstrip(".").replace("%", "%%")
-        unsaid = default not in ("", None, parameters[name].empty) and default is not False and "default" not in text
-        shown = f" (default:{NO_BREAK}{default})" if unsaid else ""
-        text = re.sub(r'"[^"]*"', lambda quoted: quoted[0].replace(" ", NO_BREAK), text)
-        parser.add_argument(*filter(None, [letter_of.get(name), f"--{name}"]), dest=name,
-                            metavar=METAVARS.get(name, METAVARS.get(kind, "VALUE")) if default is not False else "",
-                            help=text + shown)
-    parser.add_argument("-h", "--help", action="help", help="show this help")
-    parser.add_argument("--version", action="version", help="show the version")
-    return parser.format_help().replace(NO_BREAK, " ")
-
-
-def _docstring(function: Function) -> tuple[list[str], dict[str, str]]:
-    """The text before `Args:` as a list of paragraphs, and the descriptions under it as a dict {parameter: text}."""
-    head, _, args = (inspect.getdoc(function) or "").partition("\nArgs:\n")
-    paragraphs = [" ".join(paragraph.split()) for paragraph in head.split("\n\n") if paragraph.strip()]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5}.*)*)", args, re.M)
-    return paragraphs, {name: " ".join(text.split()) for name, text in entries}
-
-
-def _list_of_commands(component: dict[str, Function], program: str) -> str:
-    lines, indent = [f"usage: {program} COMMAND [ARGUMENT]... [OPTION]...\n\ncommands:"], max(map(len, component)) + 4
-    for name, function in component.items():
-        lines.append(textwrap.fill(_docstring(function)[0][0], _width(), initial_indent=f"  {name}".ljust(indent),
-                                   subsequent_indent=" " * indent))
-    return "\n".join([*lines, "", f"The options of a command: {program} {next(iter(component))} --help"])
-
-
-def _width() -> int:
-    return max(40, min(80, shutil.get_terminal_size().columns))
 
 
 # --- what was meant -----------------------------------------------------------------------------
