@@ -193,8 +193,8 @@ def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any
 
 
 def measured(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, measure: Callable, *,
-             n_read: Sequence[int] | None = None, stride: int | None = None, hook: Hook | None = None
-             ) -> list[np.ndarray]:
+             n_read: Sequence[int] | None = None, stride: int | None = None, hook: Hook | None = None,
+             report: Callable[[int], object] = lambda n: None) -> list[np.ndarray]:
     """What `measure` says of each prediction that the model makes in the texts.
 
     A text longer than the context is read in `windows`. Short texts share a pass (`side_by_side`): nothing is padded.
@@ -207,6 +207,7 @@ def measured(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any]
         n_read: how many ids at the start of each text are read only; by default 1, which nothing predicts.
         stride: how many tokens lie between the starts of two windows, 1 to n_ctx; None is half of n_ctx.
         hook: as in `gpt2.gpt2`, called in each window; then no two windows share a pass.
+        report: called again and again with the number of texts that are done.
 
     Returns:
         list of arrays [n_seq - n_read, ...], one for each text.
@@ -218,6 +219,7 @@ def measured(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any]
     def flush():
         for i, ids, logits in window_logits(packed, params, n_head, hook):
             parts[i].append(measure(ids, logits))
+            report(i)
         packed.clear()
 
     for i, text in enumerate(texts):

@@ -12,7 +12,7 @@ import functools
 import math
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -55,14 +55,15 @@ class Scores(NamedTuple):
 def score_texts(texts: Sequence[Sequence[int] | np.ndarray], encoder: Encoder, params: dict[str, Any], n_head: int, *,
                 n_context: Sequence[int] | None = None, stride: int | None = None, bos: bool = True,
                 words: bool = False, correction: str = "whitespace", split_punctuation: bool = False,
-                entropy: bool = False, hook: Hook | None = None) -> list[Scores]:
+                entropy: bool = False, hook: Hook | None = None, report: Callable[[int], object] = lambda n: None
+                ) -> list[Scores]:
     """Score texts and, where that is asked for, their words.
 
     Args:
         texts: the ids of each text, after those of its context.
         encoder, params, n_head: the model.
         n_context: how many ids of each text are context, which is read and not scored; by default none.
-        stride, hook: as in `batches.measured`.
+        stride, hook, report: as in `batches.measured`.
         bos: put <|endoftext|> before each text; without it the first token is not scored, since nothing predicts it.
         words: give the words, as white space delimits them. The white space before a word belongs to it.
         correction: what begins a word: "whitespace", any white space; "space", the space alone, as published, and the
@@ -83,7 +84,7 @@ def score_texts(texts: Sequence[Sequence[int] | np.ndarray], encoder: Encoder, p
     one_hot = None if kinds is None or correction == "none" else np.eye(len(KINDS), dtype=np.float32)[kinds[0]]
     results = measured([[*before, *ids, *after] for ids in texts], params, n_head,
                        functools.partial(measure, kinds=one_hot, entropy=entropy),
-                       n_read=[max(1, len(before) + n) for n in n_context], stride=stride, hook=hook)
+                       n_read=[max(1, len(before) + n) for n in n_context], stride=stride, hook=hook, report=report)
     scores = []
     for all_ids, n, rows in zip(texts, n_context, results):
         if n == 0 and not bos:  # nothing predicts the first token

@@ -135,7 +135,7 @@ def score_block(texts: list[Text], model: tuple, *, stride: int | None, tokens: 
     rows, good = prepared(texts, encoded)
     scores = score_texts([ids for _, (ids, _) in good], encoder, params, hparams["n_head"],
                          n_context=[n for _, (_, n) in good], stride=stride, bos=bos, words=words or per == "word",
-                         correction=correction, split_punctuation=split_punctuation, entropy=entropy)
+                         correction=correction, split_punctuation=split_punctuation, entropy=entropy, report=reporter())
     for (i, _), one in zip(good, scores):
         if per == "word":
             rows[i] = [{"text": texts[i].place, "index": index, "word": word.word, "surprisal": in_base(word.surprisal),

@@ -36,6 +36,10 @@ def test_scores_of_many_texts_are_those_of_each(shakespeare, stride):
         assert one.pieces == expected.pieces and one.n_bytes == expected.n_bytes
         assert one.perplexity == pytest.approx(expected.perplexity, rel=1e-4)
     seen = []
+    score_texts([shakespeare.encode(text) for text in texts], shakespeare.encoder, shakespeare.params, 6,
+                stride=stride, report=seen.append)
+    assert seen == sorted(seen) and set(seen) == {*range(len(texts))}
+    seen = []
     scores = score([[5, 6], [7]], shakespeare, hook=lambda name, x: seen.append(name))
     assert [one.ids.tolist() for one in scores] == [[5, 6], [7]] and seen.count("logits") == 2
     with pytest.raises(ValueError, match="nothing to score"):
