@@ -425,12 +425,12 @@ def interrupted(tmp_path, shakespeare, how, n=700):
     process = start(*command)
     wait_for(lambda: n_blocks(out) >= 2 or process.poll() is not None, 60)
     before = how(process)
-    _, first = process.communicate(timeout=60)
+    _, first = process.communicate(timeout=200)
     assert not before or not out.exists()
     second = b""
     if before:
         process = start(*command)
-        _, second = process.communicate(timeout=100)
+        _, second = process.communicate(timeout=200)
     assert process.returncode == 0, second
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["text"] for row in rows] == texts
@@ -513,6 +513,7 @@ def deadly(texts):
 @pytest.mark.slow
 def test_a_text_that_kills_its_workers_gets_an_error_and_no_other_does():
     import dask
+    import distributed  # noqa: F401  (before the setting: it brings the others)
 
     from many_texts.cluster import connected, finished
 
@@ -684,7 +685,9 @@ def test_workers_that_cannot_work(tmp_path, batch):
     command = "score", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "--scheduler"
     assert "there is no Dask scheduler at" in error_line(batch(*command, f"tcp://127.0.0.1:{free_port()}"))
     with cluster(n_workers=1) as (address, _):
-        line = error_line(batch(*command, address, "--models_dir", tmp_path / "none", model="124M"))
+        result = batch(*command, address, "--models_dir", tmp_path / "none", model="124M")
+        *waiting, line = result.stderr.splitlines()
         assert f"does not have the model '124M': {tmp_path / 'none' / '124M' / 'checkpoint'} is missing" in line
+        assert result.returncode == 1 and all(notice.startswith("waiting up to 60 s") for notice in waiting)
     with cluster(n_workers=1, cwd=tmp_path) as (address, _):
-        assert "start the workers in a clone of this project" in error_line(batch(*command, address))
+        assert "start the workers in a clone of this project" in batch(*command, address).stderr.splitlines()[-1]
