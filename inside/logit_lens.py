@@ -12,7 +12,7 @@ from gpt2 import gpt2, layer_norm, softmax
 from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
-from inside.pictures import CHARACTER, LINE, colour_bar, legible, name_all, new_axes, number_axis, token_axis
+from inside.pictures import CHARACTER, LINE, colour_bar, families, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from utils import Model, load_encoder_hparams_and_params
@@ -93,9 +93,9 @@ def plot_logit_lens(result: Any, ax: Any = None) -> Any:
     if size >= 5 and longest >= 3:
         for i, row in enumerate(result.predictions[:, :, 0].T):
             for j, label in enumerate(legible(row, longest)):
-                ax.text(j, i, label, ha="center", va="center", size=size, parse_math=False,
-                        color="black" if p[i, j] > 0.6 else "white")
-    token_axis(ax.yaxis, result.pieces, height, size=min(8, max(6.5, size)))
+                ax.text(j, i, label, ha="center", va="center", size=size, parse_math=False, in_layout=False,
+                        family=families(label), color="black" if p[i, j] > 0.6 else "white")
+    token_axis(ax.yaxis, result.pieces, height, size=min(8, max(5.5, size)))
     number_axis(ax.xaxis, n_layer, width)
     if n > 40:  # too far to look down to the bottom
         ax.tick_params("x", top=True, labeltop=True)

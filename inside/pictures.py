@@ -4,6 +4,7 @@ A plot function draws on `ax`, a matplotlib Axes, and returns it. Without one, p
 (which a notebook shows); an empty Figure is given that size and an Axes. All raise ImportError without matplotlib.
 Figures are at most LARGEST inches wide and high; what is too much for that, or for the caller's Axes, has fewer labels.
 """
+import functools
 import math
 import textwrap
 
@@ -53,7 +54,7 @@ def name_all(ax, title, width, x_label=None, y_label=None):
     size = 10 if width > 3 else 8
     (title,) = legible([title], longest=10**6)
     lines = textwrap.wrap(title, max(16, int(width / (size * CHARACTER))), max_lines=5, placeholder=" …")
-    ax.set_title("\n".join(lines), size=size, parse_math=False)
+    ax.set_title("\n".join(lines), size=size, parse_math=False, family=families(title))
     ax.set_xlabel(x_label or "", size=size)
     ax.set_ylabel(y_label or "", size=size)
 
@@ -66,7 +67,7 @@ def token_axis(axis, pieces, inches, starts=(0,), size=8, longest=14):
     step = max(1, math.ceil(len(pieces) * size * LINE / max(inches, 1e-3) - 0.01))
     labels = legible(pieces[::step], longest) if step <= len(pieces) else []
     axis.set_ticks([start + i * step for start in starts for i in range(len(labels))], labels=labels * len(starts),
-                   size=size, parse_math=False)
+                   size=size, parse_math=False, family=families("".join(labels)))
     axis.set_tick_params(length=2)
     if axis.axis_name == "x":
         axis.set_tick_params(rotation=90)
@@ -83,13 +84,43 @@ def number_axis(axis, n, inches, size=8, starts=(0,)):
 
 
 def legible(pieces, longest=14):
-    """Pieces as matplotlib can show them: what its font lacks becomes <U+C548>, what is too long is cut."""
+    """Pieces as matplotlib can show them: what no font here has becomes <U+C548>, what is too long is cut."""
+    labels = ["".join(character if font_with(character) is not None else f"<U+{ord(character):04X}>" for character in piece)
+              for piece in pieces]
+    return [label if len(label) <= longest else label[: longest - 1] + "…" for label in labels]
+
+
+def families(text, first=None):
+    """The fonts in which matplotlib can show every character of a text: its own, then those for what that lacks."""
+    from matplotlib import rcParams
+
+    others = {font_with(character): None for character in text}  # in the order in which they are met
+    return [*([first] if first else rcParams["font.family"]), *(name for name in others if name)]
+
+
+@functools.lru_cache(maxsize=2**14)
+def font_with(character):
+    """The name of a font that has a character: "" is matplotlib's own, None if there is none on this machine."""
     from matplotlib import font_manager
 
-    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
-    labels = ["".join(character if font.get_char_index(ord(character)) else f"<U+{ord(character):04X}>"
-                      for character in piece) for piece in pieces]
-    return [label if len(label) <= longest else label[: longest - 1] + "…" for label in labels]
+    own = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    if own.get_char_index(ord(character)):
+        return ""
+    fonts = (font for font in font_manager.fontManager.ttflist
+             if font.style == "normal" and not font.name.startswith("Last Resort"))  # which draws boxes
+    return next((font.name for font in fonts if _draws(font.fname, character)), None)
+
+
+def _draws(path, character):
+    """Whether the font in a file has an outline for a character; a font of coloured pictures has none."""
+    from matplotlib import font_manager
+
+    try:
+        font = font_manager.get_font(path)
+        font.set_size(10, 72)
+        return bool(font.get_char_index(ord(character))) and font.load_char(ord(character)).width > 0
+    except (OSError, RuntimeError):  # not readable, or of fixed sizes
+        return False
 
 
 def colour_bar(image, ax, label, height):
@@ -150,7 +181,7 @@ def plot_grid(values, ax, columns, x_label, bar_label, title, rows=None):
     size = min(8, 0.8 * height / n_layer / LINE, width / n / (6 * CHARACTER))  # "-0.25" and some room
     if size >= 5:
         for (i, j), value in np.ndenumerate(values):
-            ax.text(j, i, f"{round(value, 2) + 0:.2f}", ha="center", va="center", size=size,
+            ax.text(j, i, f"{round(value, 2) + 0:.2f}", ha="center", va="center", size=size, in_layout=False,
                     color="white" if abs(value) > 0.6 * largest else "black")
     if isinstance(columns, range):
         number_axis(ax.xaxis, n, width)

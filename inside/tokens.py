@@ -11,7 +11,7 @@ from cli.terminal import argument_errors
 from generation.checks import check_ids
 from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
-from inside.pictures import legible, name_all, new_axes
+from inside.pictures import families, legible, name_all, new_axes
 from inside.result import titled, with_title
 from utils import Model, load_encoder_hparams_and_params
 
@@ -142,8 +142,8 @@ def plot_tokens(result: Any, ax: Any = None) -> Any:
     for n, ((x, y), (box, label, i)) in enumerate(shown):
         ax.add_patch(Rectangle((x + 0.1, y + 0.06), box - 0.2, 0.88, facecolor=f"C{n % 10}", alpha=0.3))
         for text, dy, smaller in ((label, 0.36, 0), (str(i), 0.72, 2)):
-            ax.text(x + box / 2, y + dy, text, ha="center", va="center", size=size - smaller, family="monospace",
-                    parse_math=False)
+            ax.text(x + box / 2, y + dy, text, ha="center", va="center", size=size - smaller, in_layout=False,
+                    family=families(text, "monospace"), parse_math=False)
     ax.set(xlim=(0, max(n_columns, *widths)), ylim=(n_rows, 0), xticks=[], yticks=[])
     left_out = len(labels) - len(shown)
     name_all(ax, result.title + (f" (the last {left_out} are not shown)" if left_out else ""), width)
