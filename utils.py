@@ -17,7 +17,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,16 +198,33 @@ def load_params(model_dir: str | os.PathLike[str], hparams: dict[str, Any]) -> d
 
 def nested(arrays: Iterable[tuple[str, np.ndarray]], hparams: dict[str, Any]) -> dict[str, Any]:
     """(name, array) pairs as the nested dict of `load_gpt2_params_from_tf_ckpt`: h3/ln_1/g -> blocks[3].ln_1.g"""
-    params: dict[str, Any] = {"blocks": Blocks(({} for _ in range(hparams["n_layer"])), hparams["n_head"])}
+    params = Params(blocks=Blocks((Params() for _ in range(hparams["n_layer"])), hparams["n_head"]))
     for name, array in arrays:
         *path, leaf = name.split("/")
         group: Any = params
         if path and re.fullmatch(r"h\d+", path[0]):
             group, path = params["blocks"][int(path[0][1:])], path[1:]
         for key in path:
-            group = group.setdefault(key, {})
+            group = group.setdefault(key, Params())
         group[leaf] = array
     return params
+
+
+class Params(dict[str, Any]):
+    """Weights by their names, nested. They print as one line: all their numbers would fill pages."""
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All arrays, also those of the dicts and blocks within."""
+        for value in self.values():
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, Params):
+                    yield from part.arrays()
+                else:
+                    yield part
+
+    def __repr__(self) -> str:
+        arrays = list(self.arrays())
+        return f"<{len(arrays)} arrays, {sum(array.size for array in arrays):,} numbers: {', '.join(self)}>"
 
 
 class Blocks(list[dict[str, Any]]):
@@ -216,3 +233,6 @@ class Blocks(list[dict[str, Any]]):
     def __init__(self, blocks: Iterable[dict[str, Any]], n_head: int) -> None:
         super().__init__(blocks)
         self.n_head = n_head
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} blocks>"

@@ -9,12 +9,11 @@ from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.hooks import Hook
-from gpt2 import gpt2
 from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import LINE, MASKED, colour_bar, name_all, new_axes, token_axis
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from inside.tokens import quote, tokens
 from utils import Model, load_encoder_hparams_and_params
 
@@ -51,19 +50,20 @@ def attention(text: str | Sequence[int], model: Model, layer: int = 0, head: int
     >>> attention("The king and the queen", model, layer=1, head=5).pattern.shape
     (1, 5, 5)
     """
-    encoder, hparams, params = check_model(model)
-    check_whole("layer", layer, 0, hparams["n_layer"] - 1, "the last layer")
+    model = check_model(model)
+    check_whole("layer", layer, 0, model.n_layer - 1, "the last layer")
     if head is not None:
-        check_whole("head", head, 0, hparams["n_head"] - 1, "the last head")
-    heads = list(range(hparams["n_head"])) if head is None else [head]
+        check_whole("head", head, 0, model.n_head - 1, "the last head")
+    heads = list(range(model.n_head)) if head is None else [head]
     ids, pieces = tokens(text, model)
     seen = record(name := f"blocks.{layer}.attn.pattern")
-    gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, seen))
+    model.logits(ids, n_logits=1, hook=compose(hook, seen))
     which = f"layer {layer}" + ("" if head is None else f", head {head}")
     return with_title(Attention(pieces, seen[name][heads], layer, heads),
-                      f"{model_name(model)}: attention of {which} in {quote(ids, encoder)}")
+                      f"{model_name(model)}: attention of {which} in {quote(ids, model.encoder)}")
 
 
+@table_of(Attention)
 def table_attention(result, *, k: int = 3) -> Table:
     """`Attention` as a table: the tokens that each token looks at, with their share of its attention.
 

@@ -107,11 +107,11 @@ def table_circuits(result, *, k: int = 5) -> list[Table]:
 def plot_circuits(result: Any, ax: Any = None) -> Any:
     """Draw `Circuits`: the scores for queries, keys and values side by side, a row for each sender, a column for each
     receiver."""
-    n = result.q.shape[0] * result.q.shape[1]
-    names = [f"{layer}.{head}" for layer, head in np.ndindex(*result.q.shape[:2])]
+    n_layer, n_head, *_ = result.q.shape
+    n = n_layer * n_head
     grids = {"queries": result.q, "keys": result.k, "values": result.v}
-    return plot_grids({name: scores.reshape(n, n) for name, scores in grids.items()}, ax, "receiver: layer.head",
-                      "composition score", result.title, "sender", names)
+    return plot_grids({name: scores.reshape(n, n) for name, scores in grids.items()}, ax, "receiver: layer",
+                      "composition score", result.title, "sender: layer", n_head)
 
 
 def show_circuits(k: int = 5, *, out: str | None = None, model_size: str | None = None,

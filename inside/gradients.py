@@ -12,7 +12,6 @@ import numpy as np
 
 from backend.passes import run_on_cores
 from generation.hooks import ON_REQUEST, Hook
-from gpt2 import gpt2
 from inside.answers import Answer, answer_of
 from inside.interventions import compose, record
 from inside.model import check_model
@@ -172,13 +171,13 @@ def gradients(text: str | Sequence[int], model: Model, answer: str | int, wrong:
 
 def forward_and_backward(ids, model: Model, answer: Answer, hook: Hook | None = None) -> tuple[record, record]:
     """(values, gradients): every value of a pass over `ids`, as `record` keeps it, and the gradient of the answer."""
-    _, hparams, params = check_model(model)
+    model = check_model(model)
     names = ["*", *(name for name in getattr(hook, "names", None) or () if ON_REQUEST in name)]
     computed, values = record(names), record(names)
     hooks = (values,) if hook is None else (computed, hook, values)
-    gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(*hooks))
+    model.logits(ids, n_logits=1, hook=compose(*hooks))
     tape = Tape(values, values if hook is None else computed, record())
-    d_logits = answer.gradient(hparams["n_vocab"])
-    backward = partial(gpt2_backward, d_logits, **params, n_head=hparams["n_head"], tape=tape)
-    run_on_cores(backward, len(ids), hparams["n_layer"], hparams["n_embd"], has_hook=True)
+    d_logits, n_embd = answer.gradient(model.hparams["n_vocab"]), model.hparams["n_embd"]
+    backward = partial(gpt2_backward, d_logits, **model.params, n_head=model.n_head, tape=tape)
+    run_on_cores(backward, len(ids), model.n_layer, n_embd, has_hook=True)
     return values, tape.gradients

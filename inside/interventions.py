@@ -17,7 +17,6 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from generation.hooks import BLOCK_NAMES, BY_HEAD, ON_REQUEST, Hook, check_hook, hook_names
-from gpt2 import gpt2
 from inside.model import check_model
 from utils import Model
 
@@ -214,14 +213,13 @@ def sweep(inputs, model: Model, interventions: Iterable, metric: Callable, *, n_
     >>> model[0].decode(best)
     ' C,'
     """
-    _, hparams, params = check_model(model)
-    blocks = params["blocks"]
-    streams = record("blocks.*.resid_pre")
-    gpt2(inputs, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, streams))
+    model = check_model(model)
+    blocks, streams = model.params["blocks"], record("blocks.*.resid_pre")
+    model.logits(inputs, n_logits=1, hook=compose(hook, streams))
 
     def run(intervention):
-        check_hook(intervention, len(blocks))
-        start = _first_layer(intervention, len(blocks))
+        check_hook(intervention, model.n_layer)
+        start = _first_layer(intervention, model.n_layer)
         begin = f"blocks.{start}.resid_pre"
         both = compose(hook, intervention)
 
@@ -236,9 +234,8 @@ def sweep(inputs, model: Model, interventions: Iterable, metric: Callable, *, n_
             return both(name, array)
 
         asked = ["*", *(f"blocks.*.{ON_REQUEST}" for name in both.names or () if ON_REQUEST in name)]
-        logits = gpt2(inputs, **{**params, "blocks": blocks[start:]}, n_head=hparams["n_head"], n_logits=n_logits,
-                      hook=Intervention(restarted, asked) if start else both)
-        return metric(logits)
+        rest = model._replace(params={**model.params, "blocks": blocks[start:]})
+        return metric(rest.logits(inputs, n_logits=n_logits, hook=Intervention(restarted, asked) if start else both))
 
     return np.array([run(intervention) for intervention in interventions])
 

@@ -8,12 +8,12 @@ from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.hooks import Hook
-from gpt2 import gpt2, layer_norm, softmax
+from gpt2 import layer_norm, softmax
 from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import CHARACTER, LINE, colour_bar, families, legible, name_all, new_axes, number_axis, token_axis
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from utils import Model, load_encoder_hparams_and_params
 
@@ -51,21 +51,21 @@ def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook |
     >>> logit_lens("First Citizen. Second Citizen. First", model).predictions[:, -1, 0].tolist()
     ['·S', '·C', '·C', '·C', '·C', '·C']
     """
-    encoder, hparams, params = check_model(model)
-    check_whole("k", k, 1, hparams["n_vocab"], "the size of the vocabulary")
+    model = check_model(model)
+    check_whole("k", k, 1, model.hparams["n_vocab"], "the size of the vocabulary")
     ids, pieces = tokens(text, model)
-    names = [f"blocks.{i}.resid_post" for i in range(hparams["n_layer"])]
+    names = [f"blocks.{i}.resid_post" for i in range(model.n_layer)]
     seen = record(names)
-    gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=compose(hook, seen))
+    model.logits(ids, n_logits=1, hook=compose(hook, seen))
     shape = (len(names), len(ids), k)
     best, probabilities = np.empty(shape, np.intp), np.empty(shape, np.float32)
     for i, name in enumerate(names):  # layer by layer: the logits of all layers at once may not fit into memory
-        p = softmax(unembed(seen[name], params))
+        p = softmax(unembed(seen[name], model.params))
         best[i] = np.argsort(-p, axis=-1, kind="stable")[:, :k]
         probabilities[i] = np.take_along_axis(p, best[i], axis=-1)
-    predictions = np.array(pieces_of(best.ravel(), encoder)).reshape(shape)
+    predictions = np.array(pieces_of(best.ravel(), model.encoder)).reshape(shape)
     return with_title(LogitLens(pieces, best, predictions, probabilities),
-                      f"{model_name(model)}: what each layer would predict next in {quote(ids, encoder)}")
+                      f"{model_name(model)}: what each layer would predict next in {quote(ids, model.encoder)}")
 
 
 def unembed(x, params):
@@ -73,6 +73,7 @@ def unembed(x, params):
     return layer_norm(x, **params["ln_f"]) @ params["wte"].T
 
 
+@table_of(LogitLens)
 def table_logit_lens(result) -> Table:
     """`LogitLens` as a table: a row for each token, a column for each layer."""
     n_layer, n, k = result.ids.shape

@@ -10,7 +10,7 @@ from generation.checks import check_ids, check_whole
 from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import bars
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, tokens
 from utils import Model, load_encoder_hparams_and_params
 
@@ -108,6 +108,7 @@ def _term(word, model):
                      "embedding")
 
 
+@table_of(Neighbours)
 def table_neighbours(result) -> Table:
     """`Neighbours` as a table."""
     return Table("<>>", ["token", "id", "cosine"],

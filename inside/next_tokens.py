@@ -9,11 +9,10 @@ from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.hooks import Hook
 from generation.sampling import Sampling
-from gpt2 import gpt2
 from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import bars
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from utils import Model, load_encoder_hparams_and_params
 
@@ -46,18 +45,19 @@ def next_tokens(text: str | Sequence[int], model: Model, k: int = 10, temperatur
     >>> next_tokens("O Romeo, Romeo! wherefore art thou", model, k=2).pieces
     ['·Rome', '·art']
     """
-    encoder, hparams, params = check_model(model)
-    check_whole("k", k, 1, hparams["n_vocab"], "the size of the vocabulary")
+    model = check_model(model)
+    check_whole("k", k, 1, model.hparams["n_vocab"], "the size of the vocabulary")
     sampling = Sampling(temperature=temperature)
     ids = tokens(text, model).ids
-    logits = gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=hook)[-1]
+    logits = model.logits(ids, n_logits=1, hook=hook)[-1]
     probabilities = sampling.probabilities(logits)
     order = np.argsort(-logits, kind="stable")[:k]
     at = "" if temperature == 1 else f" at temperature {temperature}"
-    return with_title(NextTokens(order, pieces_of(order, encoder), probabilities[order]),
-                      f"{model_name(model)}: next token{at} after {quote(ids, encoder)}")
+    return with_title(NextTokens(order, pieces_of(order, model.encoder), probabilities[order]),
+                      f"{model_name(model)}: next token{at} after {quote(ids, model.encoder)}")
 
 
+@table_of(NextTokens)
 def table_next_tokens(result) -> Table:
     """`NextTokens` as a table."""
     return Table("<>><", ["token", "id", "probability", ""],

@@ -7,7 +7,7 @@ from cli.tables import Table, print_tables
 from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import bars
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from utils import Model, load_encoder_hparams_and_params
 
 
@@ -61,6 +61,7 @@ def parameters(model: Model) -> Parameters:
                       f"{model_name(model)}: {counts.sum():,} parameters")
 
 
+@table_of(Parameters)
 def table_parameters(result) -> Table:
     """`Parameters` as a table."""
     return Table("<<>>", ["part", "shape", "parameters", "share"],

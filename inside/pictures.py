@@ -73,20 +73,21 @@ def token_axis(axis, pieces, inches, starts=(0,), size=8, longest=14):
         axis.set_tick_params(rotation=90)
 
 
-def number_axis(axis, n, inches, size=8, starts=(0,)):
-    """Label an axis with the numbers 0 to n - 1, as many of them as have room in `inches`, from each of `starts`."""
+def number_axis(axis, n, inches, size=8, starts=(0,), every=1):
+    """Label an axis with the numbers 0 to n - 1, as many of them as have room in `inches`, from each of `starts`; they
+    are `every` so many places apart."""
     room = size * (LINE if axis.axis_name == "y" else (len(str(n - 1)) + 1) * CHARACTER)
     step = max(1, math.ceil(n * room / max(inches, 1e-3) - 0.01))
     ticks = range(0, n, step)
     labels = list(map(str, ticks)) * len(starts)
-    axis.set_ticks([start + i for start in starts for i in ticks], labels=labels, size=size)
+    axis.set_ticks([start + i * every for start in starts for i in ticks], labels=labels, size=size)
     axis.set_tick_params(length=2)
 
 
 def legible(pieces, longest=14):
     """Pieces as matplotlib can show them: what no font here has becomes <U+C548>, what is too long is cut."""
-    labels = ["".join(character if font_with(character) is not None else f"<U+{ord(character):04X}>" for character in piece)
-              for piece in pieces]
+    shown = lambda character: character if font_with(character) is not None else f"<U+{ord(character):04X}>"
+    labels = ["".join(map(shown, piece)) for piece in pieces]
     return [label if len(label) <= longest else label[: longest - 1] + "…" for label in labels]
 
 
@@ -106,13 +107,17 @@ def font_with(character):
     own = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
     if own.get_char_index(ord(character)):
         return ""
-    fonts = (font for font in font_manager.fontManager.ttflist
-             if font.style == "normal" and not font.name.startswith("Last Resort"))  # which draws boxes
-    return next((font.name for font in fonts if _draws(font.fname, character)), None)
+    fonts = (font for font in font_manager.fontManager.ttflist if is_plain(font) and _draws(font.fname, character))
+    return next((font.name for font in fonts), None)
+
+
+def is_plain(font):
+    """Whether a font of matplotlib's list is upright and of normal weight, and not the one that draws boxes."""
+    return font.style == "normal" and font.weight in (400, "normal") and not font.name.startswith("Last Resort")
 
 
 def _draws(path, character):
-    """Whether the font in a file has an outline for a character; a font of coloured pictures has none."""
+    """Whether the font in a file has an outline for a character; one of coloured pictures has none."""
     from matplotlib import font_manager
 
     try:
@@ -196,11 +201,11 @@ def plot_grid(values, ax, columns, x_label, bar_label, title, rows=None):
     return ax
 
 
-def plot_grids(grids, ax, x_label, bar_label, title, y_label="layer", names=None):
+def plot_grids(grids, ax, x_label, bar_label, title, y_label="layer", every=None):
     """Grids {name: values from 0 up, [n_row, n_column]} side by side, row 0 on top.
 
     Args:
-        names: list of str, names of both rows and columns; they are numbered if not given.
+        every: number only every so many rows and columns, 0, 1, 2, ...: the layers, where there is one for each head.
     """
     n_rows, n = next(iter(grids.values())).shape
     gap = max(1, n // 12)
@@ -214,12 +219,8 @@ def plot_grids(grids, ax, x_label, bar_label, title, y_label="layer", names=None
                           extent=(start - 0.5, start + n - 0.5, n_rows - 0.5, -0.5))
         size = min(9, width * n / (starts[-1] + n) / len(name) / CHARACTER)
         ax.text(start + (n - 1) / 2, -0.6, name, ha="center", va="bottom", size=size)
-    if names is None:
-        number_axis(ax.xaxis, n, width * n / (starts[-1] + n), starts=starts)
-        number_axis(ax.yaxis, n_rows, height)
-    else:
-        token_axis(ax.xaxis, names, width * n / (starts[-1] + n), starts)
-        token_axis(ax.yaxis, names, height)
+    number_axis(ax.xaxis, n // (every or 1), width * n / (starts[-1] + n), starts=starts, every=every or 1)
+    number_axis(ax.yaxis, n_rows // (every or 1), height, every=every or 1)
     ax.set(xlim=(-0.5, starts[-1] + n - 0.5), ylim=(n_rows - 0.5, -0.5 - 0.2 / height * n_rows))
     name_all(ax, title, width + 1, x_label, y_label)
     ax.spines[:].set_visible(False)

@@ -12,7 +12,7 @@ from inside.command import check_out, read_text, save_picture
 from inside.gradients import forward_and_backward
 from inside.model import check_model, model_name
 from inside.pictures import bars
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote
 from utils import Model, load_encoder_hparams_and_params
 
@@ -52,20 +52,19 @@ def saliency(text: str | Sequence[int], model: Model, answer: str | int | None =
     >>> pieces[values.argmax()]
     'itizen'
     """
-    encoder, hparams, params = check_model(model)
+    model = check_model(model)
     ids, pieces = tokens_up_to(text, model, position)
     if answer is None:
-        from gpt2 import gpt2
-
-        answer = int(gpt2(ids, **params, n_head=hparams["n_head"], n_logits=1, hook=hook)[-1].argmax())
+        answer = int(model.logits(ids, n_logits=1, hook=hook)[-1].argmax())
     watched = answer_of(model, answer, wrong)
     values, gradients = forward_and_backward(ids, model, watched, hook)
     each = (values["embed"].astype(np.float64) * gradients["embed"]).sum(axis=-1)  # [n_seq, n_embd] -> [n_seq]
-    return with_title(Saliency(pieces, each, pieces_of(watched.ids, encoder)[0]),
+    return with_title(Saliency(pieces, each, pieces_of(watched.ids, model.encoder)[0]),
                       f"{model_name(model)}: what each token does for the logit of {watched.named} after "
-                      f"{quote(ids, encoder)}")
+                      f"{quote(ids, model.encoder)}")
 
 
+@table_of(Saliency)
 def table_saliency(result) -> Table:
     """`Saliency` as a table."""
     rows = zip(range(len(result.pieces)), result.pieces, result.values, strict=True)
@@ -75,7 +74,7 @@ def table_saliency(result) -> Table:
 def plot_saliency(result: Any, ax: Any = None) -> Any:
     """Draw `Saliency` as bars, the first token on top."""
     return bars(ax, result.pieces, result.values, [f"{value:+.2f}" for value in result.values],
-                f"for {result.answer}", "token", result.title)
+                "what it does for the logit", "token", result.title)
 
 
 def show_saliency(text: str | None = None, answer: str | None = None, wrong: str | None = None, position: int = -1, *,

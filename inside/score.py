@@ -15,7 +15,7 @@ from generation.hooks import Hook
 from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from many_texts.scoring import Word, check_options, encode_after, score_texts, units
 from utils import Model, load_encoder_hparams_and_params
@@ -117,6 +117,7 @@ def _result(scores, model):
                               f"{result.perplexity:,.1f} in {quote(result.ids, encoder)}")
 
 
+@table_of(Score)
 def table_score(result, *, each: bool | None = None, base: str | None = None) -> list[Table]:
     """`Score` as tables: the tokens, the words if there are any, then the totals.
 

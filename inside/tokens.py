@@ -12,7 +12,7 @@ from generation.checks import check_ids
 from inside.command import check_out, read_text, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import families, legible, name_all, new_axes
-from inside.result import titled, with_title
+from inside.result import table_of, titled, with_title
 from utils import Model, load_encoder_hparams_and_params
 
 VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥"}
@@ -116,6 +116,7 @@ def quote(ids, encoder, most: int = 24) -> str:
     return f"“{shortened}”"
 
 
+@table_of(Tokens)
 def table_tokens(result) -> Table:
     """`Tokens` as a table."""
     return Table("><>", ["", "token", "id"],

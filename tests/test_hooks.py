@@ -8,6 +8,7 @@ from helpers import KOREAN, MODELS, ROOT, TEXT, without_head
 
 import lens
 from generation.hooks import BLOCK_NAMES
+from generation.kv_cache import KVCache
 from gpt2 import generate, gpt2
 
 # --- what a hook sees ---
@@ -156,6 +157,67 @@ def test_a_bad_replacement_is_refused(shakespeare, replacement, error, message):
              hook=lambda name, x: replacement if name == "blocks.2.mlp.pre" else None)
 
 
+def scribble(name, x):
+    """A hook that overwrites what it gets; it returns nothing."""
+    x[...] = 7
+
+
+def test_no_array_that_a_hook_gets_is_a_view_of_a_weight_or_of_the_cache(shakespeare):
+    ids, cache = shakespeare.encode(TEXT), KVCache(6, 6, 64, 192)
+    plain, seen = shakespeare.logits(ids), lens.record(["*", "blocks.*.attn.result"])
+    weights = [weight.copy() for weight in shakespeare.params.arrays()]
+    shakespeare.logits(ids, hook=seen)
+    for array in seen.values():
+        array[...] = 0
+    shakespeare.logits(ids[:5], cache=cache, hook=lens.Intervention(scribble, ["*", "blocks.*.attn.result"]))
+    shakespeare.logits(ids[5:], cache=cache, hook=scribble)
+    for weight, before in zip(shakespeare.params.arrays(), weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    np.testing.assert_array_equal(shakespeare.logits(ids), plain)
+
+    cache = KVCache(6, 6, 64, 192)
+    views = []
+    for step in (ids[:5], ids[5:]):
+        shakespeare.logits(step, cache=cache, hook=lambda name, x: views.append((name, x)))
+    arrays = [array for layer in cache.layers for array in (layer.k, layer.v)]
+    assert not any(np.may_share_memory(x, array) for _, x in views for array in arrays)
+
+
+def test_what_is_recorded_stays_when_a_later_hook_overwrites_it(shakespeare):
+    ids, before, after = shakespeare.encode(TEXT), lens.record(), lens.record()
+    shakespeare.logits(ids, hook=before)
+    changes_in_place = lambda name, x: scribble(name, x) if name == "blocks.3.resid_pre" else None
+    shakespeare.logits(ids, hook=lens.compose(after, changes_in_place))
+    for name in ("blocks.2.resid_post", "blocks.3.resid_pre"):  # the same array in the pass
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_attn_result_is_computed_only_if_it_is_asked_for(shakespeare):
+    ids, names = shakespeare.encode(TEXT), []
+    shakespeare.logits(ids, hook=lambda name, x: names.append(name))
+    shakespeare.logits(ids, hook=lens.compose(lens.record(), lens.zero(1, 5)))
+    assert "blocks.0.attn.result" not in names
+    seen = lens.record(["blocks.1.attn.result", "blocks.1.attn_out", "blocks.2.attn_out"])
+    logits = shakespeare.logits(ids, hook=lens.compose(lens.zero(1, 5, "result"), seen))
+    assert not seen["blocks.1.attn.result"][:, 5].any() and seen["blocks.1.attn.result"][:, 4].any()
+    bias = shakespeare.params["blocks"][1]["attn"]["c_proj"]["b"]
+    np.testing.assert_allclose(seen["blocks.1.attn_out"], seen["blocks.1.attn.result"].sum(axis=1) + bias, atol=1e-5)
+    np.testing.assert_allclose(logits, shakespeare.logits(ids, hook=lens.zero(1, 5)), atol=1e-4)
+
+
+@pytest.mark.parametrize("hook, message", [
+    (lens.zero(9, 1), "for blocks.9.attn.z, but the model has layers 0 to 5"),
+    (lens.record("blocks.9.attn.z"), "for blocks.9.attn.z"), (lens.compose(None, lens.mean(6)), "for blocks.6.attn.z"),
+    (lens.patch("blocks.6.resid_pre", np.zeros((2, 192))), "for blocks.6.resid_pre")])
+def test_a_hook_for_a_layer_that_does_not_exist_is_refused(shakespeare, hook, message):
+    with pytest.raises(ValueError, match=message):
+        shakespeare.logits([1, 2], hook=hook)
+    with pytest.raises(ValueError, match=message):
+        shakespeare.generate([1, 2], 2, hook=hook)
+    with pytest.raises(ValueError, match=message):
+        lens.sweep([1, 2], shakespeare, [hook], len)
+
+
 # --- hooks to combine ---
 
 
@@ -191,6 +253,52 @@ def test_zero_and_mean_change_one_head_only(shakespeare):
     attention_out = lens.record("blocks.2.attn_out")
     shakespeare.logits(ids, hook=lens.compose(lens.zero(2, what="attn_out"), attention_out))
     assert not attention_out["blocks.2.attn_out"].any()
+
+
+def test_the_causal_mask_stays_when_scores_are_replaced(shakespeare):
+    ids, masked = shakespeare.encode(TEXT), np.triu(np.ones((21, 21), bool), k=1)
+    plain = lens.record("blocks.1.attn.*")
+    shakespeare.logits(ids, hook=plain)
+    for hook in (lens.zero(1, 5, "attn.attn_scores"), lens.mean(1, 5, "attn_scores")):
+        seen = lens.record("blocks.1.attn.*")
+        shakespeare.logits(ids, hook=lens.compose(hook, seen))
+        scores, pattern = seen["blocks.1.attn.attn_scores"][5], seen["blocks.1.attn.pattern"][5]
+        assert np.isneginf(scores[masked]).all() and np.isfinite(scores[~masked]).all() and not pattern[masked].any()
+        np.testing.assert_array_equal(seen["blocks.1.attn.attn_scores"][:5], plain["blocks.1.attn.attn_scores"][:5])
+    before = plain["blocks.1.attn.attn_scores"][5]
+    assert scores[20, 3] == pytest.approx(before[3:21, 3].mean(), abs=1e-5)  # over the queries that see the key
+
+
+def test_the_mean_of_a_pattern_is_over_queries_not_heads(shakespeare):
+    ids, before, after = shakespeare.encode(TEXT), lens.record("*.pattern"), lens.record("*.pattern")
+    shakespeare.logits(ids, hook=before)
+    shakespeare.logits(ids, hook=lens.compose(lens.mean(1, 5, "attn.pattern"), after))
+    pattern, found = before["blocks.1.attn.pattern"][5], after["blocks.1.attn.pattern"]
+    np.testing.assert_allclose(found[5], [pattern[: i + 1].mean(axis=0) for i in range(21)], atol=1e-6)
+    np.testing.assert_allclose(found[5].sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found[:5], before["blocks.1.attn.pattern"][:5])
+
+
+@pytest.mark.parametrize("what", ["z", "mlp_out", "attn.pattern", "attn_scores", "resid_pre"])
+def test_a_mean_lets_no_position_see_a_later_one(shakespeare, what):
+    ids = shakespeare.encode(TEXT)
+    whole, part = (shakespeare.logits(ids[:n], hook=lens.mean(1, what=what)) for n in (len(ids), 12))
+    np.testing.assert_allclose(whole[:12], part, atol=1e-4)
+
+
+def test_a_mean_in_generation_needs_values_and_uses_them_at_each_step(shakespeare):
+    ids, seen = shakespeare.encode(TEXT), lens.record("blocks.1.mlp_out")
+    shakespeare.logits(ids, hook=seen)
+    values = -9 * seen["blocks.1.mlp_out"].mean(axis=0)
+    hook = lens.mean(1, what="mlp_out", values=values)
+    full = list(ids)
+    for _ in range(4):
+        full.append(int(shakespeare.logits(full, hook=hook)[-1].argmax()))
+    assert shakespeare.generate(ids, 4, hook=hook) == full[len(ids) :] != shakespeare.generate(ids, 4)
+    for hook in (lens.mean(1, what="mlp_out"), lens.mean(1, what="mlp_out", values=np.tile(values, (40, 1)))):
+        with pytest.raises(ValueError, match="needs the whole text, but this pass goes on after 21 positions"):
+            shakespeare.generate(ids, 2, hook=lens.compose(lens.record(), hook))
+        assert len(shakespeare.generate(ids, 1, hook=hook)) == 1
 
 
 @pytest.mark.parametrize("name, positions, heads, changed", [
@@ -240,6 +348,26 @@ def test_a_sweep_is_a_pass_for_each_intervention(shakespeare, base):
     expected = [shakespeare.logits(ids, n_logits=1, hook=lens.compose(base, hook))[-1] for hook in interventions]
     np.testing.assert_allclose(swept, expected, atol=2e-4)
     assert np.abs(swept[1:] - swept[0]).max(axis=1).min() > 0.01  # each changed something
+
+
+def test_the_runs_of_a_sweep_do_not_inherit_what_an_earlier_one_changed_in_place(shakespeare):
+    ids = shakespeare.encode(TEXT)
+
+    def halve(name, x):
+        if name == "blocks.3.resid_pre":
+            x *= 0.5
+
+    in_place = lens.Intervention(halve, ["blocks.3.resid_pre"])
+    swept = lens.sweep(ids, shakespeare, [None, in_place, in_place, None], lambda logits: logits[-1])
+    expected = [shakespeare.logits(ids, n_logits=1, hook=hook)[-1] for hook in (None, in_place, in_place, None)]
+    np.testing.assert_allclose(swept, expected, atol=2e-4)
+    assert np.abs(swept[1] - swept[0]).max() > 0.01
+
+
+def test_a_sweep_patches_attn_result_too(shakespeare):
+    ids = shakespeare.encode(TEXT)
+    swept = lens.sweep(ids, shakespeare, [lens.zero(3, 2, "result"), lens.zero(3, 2)], lambda logits: logits[-1])
+    np.testing.assert_allclose(swept[0], swept[1], atol=2e-4)
 
 
 def test_a_sweep_restarts_each_run_at_the_layer_where_it_differs(shakespeare):

@@ -380,6 +380,22 @@ def test_a_mean_over_a_data_set_takes_a_head_out(shakespeare):
     assert change[1, 5] == pytest.approx(math.log(q / p), abs=1e-4)
 
 
+def test_a_notebook_shows_results_as_tables(shakespeare):
+    for ask in (lens.ablation, lens.attribution):
+        result = ask(TEXT + "<b>", shakespeare, " C")
+        shown = result._repr_html_()
+        tables = result.table() if isinstance(result.table(), list) else [result.table()]
+        assert shown.count("<table>") == len(tables) and "<b>" not in shown and "&lt;b&gt;" in shown
+        for row in tables[-1].rows:
+            assert all(f">{cell}</td>" in shown for cell in row)
+    about_a_text = (lens.tokens, lens.next_tokens, lens.logit_lens, lens.score, lens.attention, lens.saliency)
+    about_the_model = (lens.parameters, lens.circuits, lens.induction)
+    for result in (*(ask("king", shakespeare) for ask in (*about_a_text, lens.neighbours)),
+                   *(ask(shakespeare) for ask in about_the_model), lens.detect_heads("O Romeo", shakespeare, "first"),
+                   lens.patching("O Romeo", "A Romeo", shakespeare, " C")):
+        assert "<table>" in result._repr_html_(), result
+
+
 def test_what_an_ablation_is_compared_with_comes_first(shakespeare, monkeypatch):
     warnings: list[str] = []
     monkeypatch.setattr("inside.answers.logger.warning", warnings.append)

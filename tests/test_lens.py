@@ -1,4 +1,5 @@
 """lens.py as people start it: each command as a process, its table and its picture."""
+import csv
 import inspect
 import math
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import BUNDLED, MODELS, ROOT, TEXT, read_png
 
@@ -76,6 +78,67 @@ def test_score_of_a_file_longer_than_the_context(run, tmp_path, shakespeare):
                     "total in bits": f"{-expected.total / math.log(2):.3f}",
                     "bits per byte": f"{expected.bits_per_byte:.4f}"}
     assert "--each True" in result.stderr
+
+
+ROWS = ["First Citizen. Second Citizen. First", " C"], ["First Senator. Second Senator. First", " S"]
+
+
+def write_rows(path, header, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+def test_questions_about_the_rows_of_a_file(lens_py, tmp_path, shakespeare):
+    file = write_rows(tmp_path / "rows.csv", ["text", "answer"], ROWS)
+    shown = lens_py("ablation", "--file", file, *BUNDLED).stdout
+    mean = lens.ablation([text for text, _ in ROWS], shakespeare, [answer for _, answer in ROWS])
+    assert "the answer in 1 of 2 texts" in shown
+    assert f"{mean.change[1, 5]:+.2f} ±{mean.standard_error[1, 5]:.2f}" in shown
+    shown = lens_py("attribution", "--file", file, *BUNDLED).stdout
+    assert re.search(r"embed +[+-]\d\.\d+ ±\d\.\d+", shown)
+    earlier = write_rows(tmp_path / "earlier.csv", ["position", "answer", "text"], [(1, a, t) for t, a in ROWS])
+    at_the_end, at_position_1 = (lens_py("ablation", "--file", name, *BUNDLED).stdout for name in (file, earlier))
+    assert at_the_end != at_position_1 != ""
+    file = write_rows(tmp_path / "pairs.csv", ["clean", "corrupted", "answer", "wrong"], [PAIR, PAIR])
+    for command in ("patching", "attribution_patching", "path_patching"):
+        one, several = (lens_py(command, *options, *BUNDLED).stdout for options in (PAIR, ["--file", file]))
+        numbers = re.findall(r"\d\.\d\d", one)
+        assert re.findall(r"(\d\.\d\d) ±0.00", several) == numbers[2:]  # twice the same: no error
+
+
+@pytest.mark.parametrize("header, rows, arguments, status, message", [
+    (["text", "token"], ROWS, [], 1, "has no column answer: its columns are text, token, and text, answer are needed"),
+    (["text", "answer"], [], [], 1, "has no rows"),
+    (["text", "answer"], [["x", ""]], [], 1, "the answer of row 1 is empty"),
+    (["text", "answer", "position"], [["x", " C", "end"]], [], 1, "position must be a whole number"),
+    (["text", "answer"], ROWS, ["a text"], 2, "text comes from a column of --file"),
+    (["text", "answer"], [["x", "sister"]], [], 2, "answer must be one token"),
+])
+def test_a_bad_file_of_rows_is_one_line(lens_py, tmp_path, header, rows, arguments, status, message):
+    file = write_rows(tmp_path / "rows.csv", header, rows)
+    result = lens_py("ablation", *arguments, "--file", file, *BUNDLED)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (status, "", 1)
+    assert message in result.stderr and result.stderr.startswith("error: ")
+
+
+def test_a_pattern_of_ones_own_from_a_file(lens_py, tmp_path, shakespeare):
+    pattern = np.tril(np.random.default_rng(0).random((3, 3)))
+    expected = lens.detect_heads("O Romeo", shakespeare, pattern).scores.max()
+    np.savetxt(tmp_path / "own.csv", pattern, delimiter=",")
+    np.save(tmp_path / "own.npy", pattern)
+    for name in ("own.csv", "own.npy"):
+        shown = lens_py("detect_heads", "O Romeo", str(tmp_path / name), *BUNDLED).stdout
+        assert shown.splitlines()[1].split()[-1] == f"{expected:.3f}"
+
+
+def test_the_answers_id_works_and_a_likelier_spelling_is_named(lens_py):
+    by_text, by_id = (lens_py("ablation", TEXT, answer, *BUNDLED) for answer in (" C", "#417"))
+    assert by_text.stdout == by_id.stdout and by_text.stderr == by_id.stderr == ""
+    result = lens_py("ablation", TEXT, "C", *BUNDLED)
+    assert result.returncode == 0 and "' C', with a space before it, one of 7" in result.stderr
+    for command in ("ablation", "attribution", "saliency", "patching", "attribution_patching", "path_patching"):
+        assert '"#417"' in lens_py(command, "--help").stdout and " 417" not in lens_py(command, "--help").stdout
 
 
 @pytest.mark.parametrize("arguments, status, message", [

@@ -7,7 +7,7 @@ import pytest
 from helpers import KOREAN, TEXT, random_model, read_png
 
 import lens
-from inside.pictures import legible
+from inside.pictures import families, font_with, is_plain, legible
 
 
 def draw(plot, result):
@@ -61,9 +61,40 @@ def test_bar_plots_and_a_given_axes(shakespeare):
     assert figure.get_size_inches().tolist() == [9, 3]  # the figure of a given Axes stays as it is
 
 
-def test_characters_that_the_font_lacks_are_named(shakespeare):
-    labels = legible(["안", "·↵⇥", "🤖", "a" * 30])
-    assert labels == ["<U+C548>", "·↵⇥", "<U+1F916>", "a" * 13 + "…"]
+def test_characters_that_no_font_has_are_named():
+    labels = legible(["\U0010fffd", "·↵⇥", "a" * 30])
+    assert labels == ["<U+10FFFD>", "·↵⇥", "a" * 13 + "…"] and families("\U0010fffd a") == families("a")
+
+
+@pytest.mark.filterwarnings("error")  # of glyphs that the fonts lack
+def test_characters_that_another_font_has_are_shown_with_it(shakespeare):
+    from matplotlib import font_manager, rcParams
+
+    own = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    names = {font.name for font in font_manager.fontManager.ttflist if is_plain(font)}
+    path = lambda name: font_manager.findfont(font_manager.FontProperties(family=[name]))
+    fonts = [font_manager.get_font(path(name)) for name in names]
+    character = next(chr(code) for code in range(0x2100, 0x10000) if not own.get_char_index(code)
+                     and any(font.get_char_index(code) for font in fonts))
+    if font_with(character) is None:
+        pytest.skip("all fonts here have the same characters")
+    assert legible([character]) == [character] and families(character)[:-1] == rcParams["font.family"]
+    assert font_manager.get_font(path(families(character)[-1])).get_char_index(ord(character))
+    result = lens.next_tokens("O " + character, shakespeare)
+    ax = draw(lens.plot_next_tokens, result)
+    assert character in ax.get_title() and ax.title.get_fontfamily()[-1] == font_with(character)
+
+
+def test_a_grid_of_small_scores_is_scaled_to_them_and_says_so(shakespeare):
+    scores = np.zeros((6, 6))
+    scores[2, 3] = 0.03
+    small = lens.Induction(scores, scores / 2, scores, scores)
+    ax = draw(lens.plot_induction, small)
+    assert [image.get_clim() for image in ax.images] == [(0, 0.03)] * 4
+    bars = [bar.get_ylabel().replace("\n", " ") for bar in ax.figure.axes if bar is not ax]
+    assert bars == ["score (brightest: 0.03)"]
+    ax = draw(lens.plot_induction, lens.Induction(*[scores / 0.03] * 4))
+    assert ax.images[0].get_clim() == (0, 1) and ax.figure.axes[1].get_ylabel() == "score"
 
 
 def test_without_matplotlib_the_numbers_come_and_the_error_says_what_to_install(shakespeare, monkeypatch):
@@ -93,7 +124,11 @@ def every_picture(text, model):
             (lens.plot_ablation, lens.ablation(text, model, 5, "mlp_out")),
             (lens.plot_patching, lens.patching(text, corrupted, model, 5)),
             (lens.plot_patching, lens.patching(text, corrupted, model, 5, at="z")),
-            (lens.plot_induction, lens.induction(model, n=9)), (lens.plot_parameters, lens.parameters(model))]
+            (lens.plot_patching, lens.attribution_patching(text, corrupted, model, 5, at="z", by_position=True)),
+            (lens.plot_induction, lens.induction(model, n=9)), (lens.plot_circuits, lens.circuits(model)),
+            (lens.plot_saliency, lens.saliency(text, model, 5)),
+            (lens.plot_detect_heads, lens.detect_heads(text, model, np.eye(len(corrupted)))),
+            (lens.plot_parameters, lens.parameters(model))]
 
 
 def overlapping(artists, renderer):
@@ -139,7 +174,8 @@ def test_every_picture_names_the_model_and_the_text(shakespeare):
         ax = on_a_figure(plot, result)
         title = ax.get_title().replace("\n", " ")
         assert title.startswith("shakespeare: "), plot
-        if plot not in (lens.plot_tokens, lens.plot_induction, lens.plot_parameters, lens.plot_neighbours):
+        if plot not in (lens.plot_tokens, lens.plot_induction, lens.plot_parameters, lens.plot_neighbours,
+                        lens.plot_circuits):
             assert "Second Citizen:↵No.↵↵First”" in title, plot  # of patching, the clean text
         assert_legible(ax, 100)
     unnamed = (None, shakespeare.hparams, shakespeare.params)
@@ -176,6 +212,7 @@ def test_pictures_on_a_small_axes_do_not_overlap(shakespeare, width, height, lay
 
 
 def test_a_long_logit_lens_names_every_token_and_its_layers_above_too(large):
-    ax = on_a_figure(lens.plot_logit_lens, lens.logit_lens(np.arange(173), large))
-    assert len(ax.get_yticklabels()) == 173 and len(ax.texts) == 173 * 12
+    ax = on_a_figure(lens.plot_logit_lens, lens.logit_lens(np.arange(192), large))
+    assert len(ax.get_yticklabels()) == 192 and len(ax.texts) == 192 * 12
+    assert ax.get_yticklabels()[0].get_size() >= 5.5
     assert ax.xaxis.get_tick_params()["labeltop"] and ax.xaxis.get_tick_params()["labelbottom"]

@@ -285,3 +285,11 @@ def test_the_blocks_remember_their_number_of_heads(folder, again):
     assert isinstance(blocks, list) and blocks.n_head == same.n_head == SIZES["n_head"]
     assert type(same) is type(blocks) and len(same) == SIZES["n_layer"]
     np.testing.assert_array_equal(same[1]["mlp"]["c_fc"]["w"], blocks[1]["mlp"]["c_fc"]["w"])
+
+
+def test_a_model_and_its_weights_print_as_one_line(shakespeare):
+    assert repr(shakespeare.params) == "<76 arrays, 2,915,328 numbers: blocks, wte, wpe, ln_f>"
+    assert repr(shakespeare.params["blocks"]) == "<6 blocks>"
+    block = repr(shakespeare.params["blocks"][0])
+    assert block.startswith("<12 arrays, 444,864 numbers: ") and len(block) < 80
+    assert repr(shakespeare) == "Model('shakespeare', n_vocab=1024, n_ctx=256, n_embd=192, n_head=6, n_layer=6)"
