@@ -34,7 +34,8 @@ SIZES = {  # our name: those that config.json may have for it
 }
 SETTINGS: dict[str, tuple[Any, ...]] = {  # in config.json: the values that are GPT-2, the first where it says nothing
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # the same tanh form under three names
+    # the same tanh form under all its names
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),

@@ -9,7 +9,7 @@ from helpers import MODELS, official_vocabulary, read_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder import Encoder, bytes_to_unicode, get_encoder, merge_pairs
+from encoder import PIECE, AddedToken, Encoder, bytes_to_unicode, get_encoder, merge_pairs, split_at
 
 ENCODER = get_encoder("shakespeare", MODELS)
 any_text = st.text() | st.text(alphabet="aeé 'sdt\n\t\u00a0안🤖\u200d1٣!", max_size=40)
@@ -80,7 +80,7 @@ def test_end_of_text_is_ordinary_text_in_a_prompt(encoder):
 
 
 def one_merge_a_round(ids, merges):
-    """Byte-pair encoding as in the paper: look at all pairs, merge the best one everywhere, begin again."""
+    """Byte-pair encoding as in the paper: merge the earliest-learned pair everywhere until no learned pair is left."""
     while True:
         known = [pair for pair in zip(ids, ids[1:]) if pair in merges]
         if not known:
@@ -103,6 +103,15 @@ def test_merges_are_those_of_the_plain_algorithm(ids, pairs):
     # any merges, even those that no training would learn: a pair may outrank those that its tokens are made of
     merges = {pair: (rank, 4 + rank) for rank, pair in enumerate(pairs)}
     assert merge_pairs(ids, merges) == one_merge_a_round(ids, merges)
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_text)
+def test_ids_are_those_of_the_plain_algorithm(text):
+    pieces = ENCODER._piece_ids
+    ids = [one_merge_a_round([pieces.byte_ids[byte] for byte in piece.encode()], pieces.merges)
+           for piece in PIECE.findall(text)]
+    assert ENCODER.encode(text) == sum(ids, [])
 
 
 def test_one_long_word_takes_no_quadratic_time(encoder):
@@ -226,3 +235,38 @@ def test_an_encoder_without_end_of_text(tmp_path):
     vocabulary, merges = plain_vocabulary(("a", "b"))
     del vocabulary["<|endoftext|>"]
     assert Encoder(vocabulary, merges).eot_token is None
+
+
+# --- added tokens -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, tokens, parts", [
+    ("", {"a": AddedToken(1)}, []),
+    ("a", {"a": AddedToken(1)}, [1]),
+    ("xaab", {"a": AddedToken(1), "aab": AddedToken(2)}, ["x", 2]),  # the longest one
+    ("aaab", {"aa": AddedToken(1), "aab": AddedToken(2)}, [1, "ab"]),  # but the leftmost one first
+    ("  a  b", {"a": AddedToken(1, lstrip=True)}, [1, "  b"]),
+    ("b  a  b", {"a": AddedToken(1, rstrip=True)}, ["b  ", 1, "b"]),
+    ("a \n a", {"a": AddedToken(1, lstrip=True, rstrip=True)}, [1, 1]),
+    ("a ba a_a a1 (a)", {"a": AddedToken(1, single_word=True)}, [1, " ba a_a a1 (", 1, ")"]),
+    ("[x](x)", {"[x]": AddedToken(1), "(x)": AddedToken(2)}, [1, 2]),  # not patterns
+])
+def test_added_tokens_in_a_text(text, tokens, parts):
+    assert list(split_at(text, tokens)) == parts
+
+
+def test_added_tokens_and_padding_of_an_encoder():
+    vocabulary, merges = plain_vocabulary(("a", "b"))
+    added = {"[PAD]": AddedToken(258), "sí ab": AddedToken(259), "sí": AddedToken(260, normalized=True)}
+    encoder = Encoder(vocabulary, merges, added_tokens=added, n_vocab=264, eot_token=258)
+    assert encoder.encode("ab[PAD]sí ab") == [256, 258, 259] and encoder.encode("sí sí ab") == [260, 220, 259]
+    assert encoder.decode([259, 263, 260]) == "sí absí" and encoder.n_vocab == 264
+    assert encoder.new_text() == [258] and encoder.encode("", added_tokens=False) == []
+    with pytest.raises(ValueError, match="ids must be 0 to 258, each once, but token 'x y' has 300"):
+        Encoder(vocabulary, merges, added_tokens={"x y": AddedToken(300)})
+
+
+def test_a_long_text_of_added_tokens_takes_no_quadratic_time():
+    vocabulary, merges = plain_vocabulary(("a", "b"))
+    added = {"[PAD]": AddedToken(258, lstrip=True, rstrip=True, single_word=True)}
+    assert Encoder(vocabulary, merges, added_tokens=added).encode(" [PAD] " * 100_000) == [258] * 100_000
