@@ -43,6 +43,7 @@ class Asked(NamedTuple):
     answer: str | int | None = None
     wrong: str | int | None = None
     view: str = "next"
+    explained: int | None = None  # the id whose prediction is explained; the likeliest one
     saliency: bool = False
     opened: bool = False  # is an attention weight opened?
 
@@ -91,14 +92,16 @@ class Explorer:
         state, ids, changes = self._read(asked)
         token = state.token
         logits = {"whole": self.logits(ids, Changes(), token), "now": self.logits(ids, changes, token)}
-        top = {i for run in logits.values() for i in page_data.likeliest(run, self.k)}
+        explained = self._explained(state, logits["now"])
+        top = {explained}.union(*(page_data.likeliest(run, self.k) for run in logits.values()))
         data = page_data.about_model(self.model, self.k)
         data |= page_data.about_text(ids, self.model, self.log_probs(ids, changes))
         data |= {"live": True, "token": token, "head": state.head, "text": self._text(ids),
-                 "changes": self.in_words(changes),
+                 "changes": self.in_words(changes), "explained": explained,
                  "next": {token: {name: page_data.run(run, top) for name, run in logits.items()}}}
         if state.view == "next" and state.saliency:
-            data["saliency"] = page_data.about_saliency(ids, self.model, token, self._hook(changes.before(token + 1)))
+            data["saliency"] = page_data.about_saliency(ids, self.model, token, explained,
+                                                         self._hook(changes.before(token + 1)))
         elif state.view == "attention":
             data |= self._attention(ids, changes, state)
         elif state.view == "layers":
@@ -128,7 +131,7 @@ class Explorer:
 
         if state.view == "next" and n_layer * (n_head + 1) <= MOST_RUNS:
             now = self.logits(ids, changes, state.token)
-            answer = int(np.argmax(now))
+            answer = self._explained(state, now)
             found = metrics([page_data.part_taken_out(part, n_head) for part in range(n_layer * (n_head + 1))],
                             self._hook(changes), lambda logits: page_data.log_prob(logits, answer))
             return {"effects": {"token": state.token, "answer": answer,
@@ -151,6 +154,12 @@ class Explorer:
         state, ids, changes = self._read(asked)
         return page_of(page_data.whole_page(ids, self.model, self.k, self._hook(changes), state.token, state.head,
                                   self.in_words(changes)))
+
+    def _explained(self, state, logits):
+        """The id whose prediction after the chosen token is explained."""
+        if state.explained is None:
+            return int(np.argmax(logits))
+        return int(check_ids([state.explained], self.hparams["n_vocab"])[0])
 
     # --- reading a state ---
 

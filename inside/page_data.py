@@ -53,12 +53,13 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
         "live": False,
         "changes": changes,
         "token": token,
+        "explained": answer,
         "head": list(head),
         "attention": [triangles(seen[f"blocks.{i}.attn.pattern"]) for i in range(n_layer)],
         "lens": {"first": 0, "ids": lens.ids.tolist(), "probabilities": rounded(lens.probabilities, 4)},
         "next": {i: {"whole": run(logits, of)} for i, (logits, of) in enumerate(zip(seen["logits"], listed))},
         "without": {"token": token, "runs": [run(logits, of) for logits, of in zip(without, in_runs)]},
-        "saliency": about_saliency(ids, model, token, hook),
+        "saliency": about_saliency(ids, model, token, answer, hook),
         "effects": {"token": token, "answer": answer, "log_probs": rounded(effects, 3)},
     }
     inputs = head_inputs(seen[f"blocks.{head[0]}.resid_pre"], params["blocks"][head[0]], n_head, head[1])
@@ -80,9 +81,9 @@ def about_text(ids: Sequence[int], model: Model, log_probs: np.ndarray) -> dict:
             "surprisal": rounded(-log_probs / math.log(2), 3)}
 
 
-def about_saliency(ids: Sequence[int], model: Model, token: int, hook) -> dict:
-    """What each token up to the chosen one does for what is likeliest after it. The hook fits a pass up to there."""
-    found = saliency(ids, model, position=token, hook=hook)
+def about_saliency(ids: Sequence[int], model: Model, token: int, answer: int, hook) -> dict:
+    """What each token up to the chosen one does for an answer after it. The hook fits a pass up to there."""
+    found = saliency(ids, model, answer, position=token, hook=hook)
     return {"token": token, "answer": found.answer, "values": rounded(found.values, 4)}
 
 

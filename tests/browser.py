@@ -66,7 +66,7 @@ class Browser:
 
     def next_tokens(self):
         """(pieces, probabilities) of the table of next tokens, without the row for all others."""
-        return (self.texts("#next-table tr[data-id] th"), self.numbers("#next-table tr[data-id] td:nth-child(3)"))
+        return (self.texts("#next-table tr[data-id] th bdi"), self.numbers("#next-table tr[data-id] td:nth-child(3)"))
 
     def part(self, name):
         """The cell of the grid of parts for "layer 1, head 5"."""

@@ -247,7 +247,7 @@ def test_tokens_and_names_that_are_markup_show_as_they_are(open_page):
     browser = open_page(lens.page([3, 4], random_model()._replace(encoder=vocabulary)))
     pieces = ["<img·src=3>", "<img·src=4>"]
     assert browser.texts(".chip > :first-child") == pieces
-    assert all(text.startswith("<img·src=") for text in browser.texts("#next-table tr[data-id] th"))
+    assert all(text.startswith("<img·src=") for text in browser.texts("#next-table tr[data-id] th bdi"))
     assert browser.texts("h1") == ["<img src=model>: “<img src=3><img src=4>”"]
     for view in ("attention", "layers"):
         browser.view(view)

@@ -157,6 +157,15 @@ def test_the_lens_of_a_long_text_is_that_of_the_tokens_around_the_chosen_one(exp
     assert [[row[0] for row in layer] for layer in found["ids"]] == without.ids[:, 13:, 0].tolist()
 
 
+def test_any_prediction_can_be_explained(explorer, shakespeare):
+    state = {"text": CITIZEN, "explained": 536, "saliency": True}
+    found = explorer.see(state)
+    assert found["explained"] == 536 and found["pieces"][536] == "·S" and found["saliency"]["answer"] == "·S"
+    np.testing.assert_allclose(found["saliency"]["values"], lens.saliency(CITIZEN, shakespeare, " S").values, atol=1e-3)
+    effects = np.array(explorer.measure(state)["effects"]["log_probs"]).reshape(6, 7)
+    np.testing.assert_allclose(effects[:, :6], lens.ablation(CITIZEN, shakespeare, " S").change, atol=1e-3)
+
+
 def test_saliency_is_that_of_the_saliency_command(explorer, shakespeare):
     hook = lens.zero(1, 5)
     for token in (11, 4):
@@ -460,6 +469,12 @@ def test_saliency_colours_the_tokens(browser, shakespeare):
     expected = lens.saliency(CITIZEN, shakespeare)
     np.testing.assert_allclose(np.array(browser.numbers(".chip .number"), float), expected.values, atol=0.0051)
     assert "·C" in browser.text("#strip-says")
+    browser.all("#next-table [type=radio]")[2].click()
+    settled(browser)
+    piece = browser.texts("#next-table th bdi")[2]
+    expected = lens.saliency(CITIZEN, shakespeare, piece.replace("·", " "))
+    np.testing.assert_allclose(np.array(browser.numbers(".chip .number"), float), expected.values, atol=0.0051)
+    assert piece in browser.text("#strip-says") and piece in browser.text("#parts-says")
 
 
 @pytest.mark.slow

@@ -154,6 +154,6 @@ function listenToAttention() {
     const cell = cellAt(event);
     if (!cell) return;
     const [query, key] = cell;
-    change({ token: query, pointed: null, key: key <= query ? key : null, opened: true });
+    change({ token: query, pointed: null, key: key <= query ? key : null, explained: null, opened: true });
   });
 }

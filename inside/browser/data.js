@@ -16,6 +16,7 @@ const state = {
   patches: [],        // [layer, token], where its stream goes in
   answer: null,       // the tokens whose logits patching compares; null is the likeliest
   wrong: null,
+  explained: null,    // the token whose prediction is explained, by its id; null is the likeliest
   saliency: false,    // do the tokens' colours say what matters to the prediction?
   opened: false,      // is a weight opened?
 };

@@ -7,13 +7,16 @@ let asking = false, waiting = false;
 const PAUSE = 1000; // ms between two attempts to reach a server that does not answer
 const REST = 300;   // ms without a change after which the hand rests
 
+const AT_THE_END = { token: null, key: null, explained: null, patches: [] }; // where one is when the text changes
+
 const post = (name, body) => fetch(name, { method: "POST", body: JSON.stringify(body) });
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // What a request holds of a state.
-function request({ text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view, saliency,
-  opened }) {
-  return { text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view, saliency, opened };
+function request({ text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view,
+  explained, saliency, opened }) {
+  return { text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view, explained, saliency,
+    opened };
 }
 
 async function ask(fields) {
@@ -82,8 +85,8 @@ const measured = { key: "", values: {} }; // what was measured last, and for whi
 let resting;
 
 // What the measurements of a view depend on; null where there are none.
-function measuredKey({ view, token, out, other, patches, answer, wrong }) {
-  if (view === "next") return JSON.stringify([view, data.ids, token, out, patches, patches.length ? other : ""]);
+function measuredKey({ view, token, out, other, patches, answer, wrong, explained }) {
+  if (view === "next") return JSON.stringify([data.ids, token, explained, out, patches, patches.length ? other : ""]);
   return view === "patching" && other ? JSON.stringify([view, data.ids, token, out, other, answer, wrong]) : null;
 }
 
@@ -95,7 +98,8 @@ function measureSoon() {
     Object.assign(data, measured.values);
     return;
   }
-  if (data.token === measured.values.effects?.token) data.effects = { ...measured.values.effects, stale: true };
+  const before = measured.values.effects;
+  if (before?.token === data.token && before.answer === data.explained) data.effects = { ...before, stale: true };
   resting = setTimeout(async () => {
     if (asking || document.hidden) return;
     const response = await post("measure", request({ ...state, ids: data.ids, text: null, steps: [] })).catch(() => null);
@@ -111,7 +115,7 @@ function measureSoon() {
   }, REST);
 }
 
-const step = (name) => ask({ steps: [...wanted.steps, name], token: null, key: null, patches: [] });
+const step = (name) => ask({ steps: [...wanted.steps, name], ...AT_THE_END });
 
 function problem(text) {
   byId("problem").textContent = text;
@@ -142,7 +146,7 @@ function showLive() {
 function startLive() {
   Object.assign(wanted, state, { ids: data.ids });
   const text = sessionStorage.getItem("text") ?? data.text, typed = (value) =>
-    ask({ text: value, steps: [], token: null, key: null, patches: [] });
+    ask({ text: value, steps: [], ...AT_THE_END });
   byId("text").value = text;
   if (text !== data.text) typed(text);
   byId("text").addEventListener("input", (event) => typed(event.target.value));

@@ -3,7 +3,8 @@
 
 function buildNext() {
   byId("next-table").tBodies[0].append(...Array.from({ length: data.k }, () => element("tr", {},
-    element("th", { scope: "row", class: "token" }), element("td", { class: "bar-cell" },
+    element("th", { scope: "row", class: "token" }, element("label", {},
+      element("input", { type: "radio", name: "explained" }), " ", piece(""))), element("td", { class: "bar-cell" },
       element("div", { class: "bar" }), element("div", { class: "whole" })),
     element("td", { class: "number" }), element("td", { class: "number whole-column" }),
     element("td", { class: "adding" }, element("button", { type: "button", class: "small" }, "Add")))),
@@ -26,7 +27,10 @@ function showNext() {
     of.textContent = percent(here ? before[i] : Math.max(0, 1 - sum(before)), 2);
     if (!here) return;
     row.dataset.id = id;
-    name.replaceChildren(piece(data.pieces[id]));
+    const [explained, text] = name.firstChild.children;
+    text.textContent = data.pieces[id];
+    explained.hidden = !data.live;
+    explained.checked = id === data.explained;
     name.title = `${data.pieces[id]}, id ${id}`;
     bars.firstChild.style.width = `${100 * shown[i] / longest}%`;
     bars.lastChild.style.width = `${100 * before[i] / longest}%`;
@@ -39,6 +43,7 @@ function showNext() {
   say(byId("next-title"), "What comes after ", piece(data.tokens[state.token]),
     ` (token ${state.token}${isLast() ? ", the last" : ""})`);
   byId("parts").classList.toggle("stale", Boolean(data.effects?.stale));
+  say(byId("explained"), piece(data.pieces[data.explained]));
   byId("saliency").checked = state.saliency;
   byId("saliency").disabled = !data.live && data.saliency.token !== state.token;
   byId("temperature-value").textContent = state.temperature.toFixed(2);
@@ -97,7 +102,9 @@ function listenToNext() {
     show();
   });
   byId("saliency").addEventListener("change", (event) => change({ saliency: event.target.checked }));
+  const idOf = (node) => Number(node.closest("tr").dataset.id);
   byId("next-table").addEventListener("click", (event) => {
-    if (event.target.closest("button")) step(Number(event.target.closest("tr").dataset.id));
+    if (event.target.closest("button")) step(idOf(event.target));
   });
+  byId("next-table").addEventListener("change", (event) => change({ explained: idOf(event.target) }));
 }

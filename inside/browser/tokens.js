@@ -13,7 +13,7 @@ function buildStrip() {
   if (hadFocus) strip.querySelectorAll(".chip")[state.token].focus();
 }
 
-const chooseToken = (token) => change({ token, pointed: null, key: null });
+const chooseToken = (token) => change({ token, pointed: null, key: null, explained: null });
 const shownToken = () => state.pointed ?? state.token;
 
 // What the strip says in a view: a value from 0 to 1 for each token's colour, what stands below it, the legend.
