@@ -77,7 +77,7 @@ class Explorer:
         self.model = self.encoder, self.hparams, self.params = check_model(model)
         self.k = min(k, self.hparams["n_vocab"])
         self.rng = np.random.default_rng() if rng is None else rng
-        self.passed = functools.lru_cache(maxsize=6)(self._pass)
+        self.passed = functools.lru_cache(maxsize=4)(self._pass)
         self.log_probs = functools.lru_cache(maxsize=6)(self._log_probs)
         self.logits = functools.lru_cache(maxsize=12)(self._logits)
         self.lens_of: dict[tuple, list[tuple[int, float]]] = {}  # of a text up to a token, for each layer
@@ -152,8 +152,9 @@ class Explorer:
     def page(self, asked: dict) -> Page:
         """The page to save: all that is in a file, of the state's text with its changes."""
         state, ids, changes = self._read(asked)
-        return page_of(page_data.whole_page(ids, self.model, self.k, self._hook(changes), state.token, state.head,
-                                  self.in_words(changes)))
+        return page_of(page_data.whole_page(
+            ids, self.model, self.k, self._hook(changes), state.token, state.head, self.in_words(changes),
+            self.log_probs(ids, changes), self._hook(changes.before(state.token + 1))))
 
     def _explained(self, state, logits):
         """The id whose prediction after the chosen token is explained."""
@@ -169,7 +170,7 @@ class Explorer:
             state = Asked(**asked)
         except TypeError:
             raise TypeError(f"a state has the fields {', '.join(Asked._fields)}") from None
-        n_layer, n_head, n_vocab = (self.hparams[name] for name in ("n_layer", "n_head", "n_vocab"))
+        n_layer, n_head = self.hparams["n_layer"], self.hparams["n_head"]
         check_choice("view", state.view, VIEWS)
         if state.head is not None:
             for value, high in zip(state.head, (n_layer - 1, n_head - 1), strict=True):
@@ -283,8 +284,8 @@ class Explorer:
         patterns = [seen[block_name(layer, "attn.pattern")] for layer in layers]
         layer, head = state.head
         data: dict[str, Any] = {}
-        q, k, v = page_data.head_inputs(seen[block_name(layer, "resid_pre")], self.params["blocks"][layer],
-                              self.hparams["n_head"], head)
+        stream, block = seen[block_name(layer, "resid_pre")], self.params["blocks"][layer]
+        q, k, v = page_data.head_inputs(stream, block, self.hparams["n_head"], head)
         if n <= SMALL:
             data["attention"] = [page_data.triangles(each) for each in patterns]
         else:

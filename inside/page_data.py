@@ -23,7 +23,8 @@ MOST_WEIGHTS = 2_000_000  # attention weights in a file: it stays below about 6 
 
 
 def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = None, token: int | None = None,
-               head: tuple[int, int] | None = None, changes: str = "") -> dict:
+               head: tuple[int, int] | None = None, changes: str = "", log_probs: np.ndarray | None = None,
+               hook_up_to_token: Hook | None = None) -> dict:
     """All that a page in a file shows.
 
     Args:
@@ -31,6 +32,8 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
         token: the token chosen at first, by default the last. What follows it is there without each part, too.
         head: (layer, head) chosen at first, by default the one without which the prediction changes most.
         changes: what the hook does, in words.
+        log_probs, hook_up_to_token: of a hook for this text alone, what `score` would give with it, and the same hook
+            for a pass up to the token.
     """
     encoder, hparams, params = check_model(model)
     _check_length(len(ids), hparams)
@@ -38,7 +41,7 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
     token = len(ids) - 1 if token is None else token
     seen = record(["blocks.*.resid_pre", "blocks.*.attn.pattern", "logits"])
     gpt2(ids, **params, n_head=n_head, hook=compose(hook, seen))
-    without = _without_each_part(ids[: token + 1], model, hook)
+    without = _without_each_part(ids, model, hook, token)
     lens = logit_lens(ids, model, k, hook)
 
     answer = int(np.argmax(seen["logits"][token]))
@@ -48,7 +51,9 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
     listed = [likeliest(logits, k) for logits in seen["logits"]]
     in_runs = [{*likeliest(logits, k), *listed[token]} for logits in without]
     listed[token] = sorted(set().union(listed[token], *in_runs))  # each run is shown beside the whole model's
-    data = about_model(model, k) | about_text(ids, model, score(ids, model, hook=hook).log_probs)
+    if log_probs is None:
+        log_probs = score(ids, model, hook=hook).log_probs
+    data = about_model(model, k) | about_text(ids, model, log_probs)
     data |= {
         "live": False,
         "changes": changes,
@@ -59,7 +64,7 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
         "lens": {"first": 0, "ids": lens.ids.tolist(), "probabilities": rounded(lens.probabilities, 4)},
         "next": {i: {"whole": run(logits, of)} for i, (logits, of) in enumerate(zip(seen["logits"], listed))},
         "without": {"token": token, "runs": [run(logits, of) for logits, of in zip(without, in_runs)]},
-        "saliency": about_saliency(ids, model, token, answer, hook),
+        "saliency": about_saliency(ids, model, token, answer, hook_up_to_token or hook),
         "effects": {"token": token, "answer": answer, "log_probs": rounded(effects, 3)},
     }
     inputs = head_inputs(seen[f"blocks.{head[0]}.resid_pre"], params["blocks"][head[0]], n_head, head[1])
@@ -171,11 +176,11 @@ def _check_length(n, hparams):
                          "heads, or it would be too large for a browser: shorten the text")
 
 
-def _without_each_part(ids, model, hook):
-    """The logits of the next token, [n_parts, n_vocab], with one part taken out after the other."""
+def _without_each_part(ids, model, hook, token):
+    """The logits after a token, [n_parts, n_vocab], with one part taken out after the other."""
     from tqdm import tqdm
 
     n_layer, n_head = (model[1][name] for name in ("n_layer", "n_head"))
     interventions = [part_taken_out(part, n_head) for part in range(n_layer * (n_head + 1))]
     progress = tqdm(interventions, "taking out each part", disable=None, leave=False)  # None: only in a terminal
-    return sweep(ids, model, progress, lambda logits: logits[-1], hook=hook)
+    return sweep(ids, model, progress, lambda logits: logits[0], n_logits=len(ids) - token, hook=hook)

@@ -1,5 +1,6 @@
 """Can I type, and see it change? The page, live: a server for one person on their own machine."""
 import contextlib
+import errno
 import hmac
 import http.server
 import json
@@ -43,13 +44,15 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, explorer: Explorer, text: str = TEXT, port: int = PORT, token: str | None = None):
         self.explorer, self.text, self.token = explorer, text, token or secrets.token_urlsafe(16)
         self.one_at_a_time, self.waiting = threading.Lock(), set[int]()
-        for candidate in range(port, min(port + NEXT_PORTS, 65535) + 1):
+        last = min(port + NEXT_PORTS, 65535)
+        for candidate in range(port, last + 1):
             try:
                 super().__init__(("127.0.0.1", candidate), Handler)
                 break
-            except OSError:
-                if candidate == min(port + NEXT_PORTS, 65535):
-                    raise OSError(f"ports {port} to {candidate} are all taken: give another one with --port") from None
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or candidate == last:
+                    raise OSError(f"the port {candidate} cannot be used ({error.strerror}): give another one with "
+                                  "--port") from None
         self.hosts = {f"{name}:{self.server_port}".removesuffix(":80") for name in ("127.0.0.1", "localhost")}
         self.address = f"http://127.0.0.1:{self.server_port}/{self.token}/"
 
@@ -93,7 +96,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     answer = as_json(explorer.measure(asked, lambda: bool(self.server.waiting)))
                 else:
                     kind, answer = "text/html; charset=utf-8", explorer.page(asked).html
-        except (TypeError, ValueError, MemoryError) as error:
+        except (TypeError, ValueError, RecursionError, MemoryError) as error:
             self.send(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", str(error) or "out of memory")
         except Interrupted:
             self.send(HTTPStatus.OK, kind, '{"interrupted": true}')

@@ -1,4 +1,5 @@
-"""A page in a real browser, with what tests ask of it. The fixture `driver` starts the browser."""
+"""A page, in its file and in a real browser, with what tests ask of it. The fixture `driver` starts the browser."""
+import html.parser
 import json
 import re
 
@@ -93,6 +94,28 @@ class Browser:
                                   "pip install -r tests/requirements.txt").Axe(self.driver)
         axe.inject()
         return [(found["id"], [node["html"] for node in found["nodes"]]) for found in axe.run()["violations"]]
+
+
+class Element(html.parser.HTMLParser):
+    """The attributes and the text of the first element of a kind."""
+
+    def __init__(self, source, tag):
+        super().__init__()
+        self.tag, self.attributes, self.text = tag, None, ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == self.tag and self.attributes is None:
+            self.attributes = dict(attributes)
+
+    def handle_data(self, data):
+        if self.lasttag == self.tag and not self.text:
+            self.text = data
+
+
+def data_of(page):
+    """The data in a `Page`."""
+    return json.loads(Element(page.html, "script").text)
 
 
 def least_contrast(browser):

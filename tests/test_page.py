@@ -1,11 +1,10 @@
 """The page: its numbers are lens.py's, and in a real browser it shows them, reacts, and connects to nothing."""
-import html.parser
 import json
 import math
 
 import numpy as np
 import pytest
-from browser import Browser, at_end, least_contrast
+from browser import Browser, Element, at_end, data_of, least_contrast
 from helpers import BUNDLED, TEXT, Model, error_line, random_model, wait_for
 
 import lens
@@ -17,23 +16,6 @@ VIEWS = {"next": "Next token", "attention": "Attention", "layers": "Layers"}
 BIDIRECTIONAL = "abc \u202e\u05d0\u05d1 \u2067\u0661 def"  # Hebrew, an Arabic digit, and characters that turn the line
 TEXTS = {"markup": MARKUP, "newlines": TEXT, "korean and emoji": "안녕 🤖\t\u2028é", "one token": "O", "empty": "",
          "bidirectional": BIDIRECTIONAL}
-
-
-class Element(html.parser.HTMLParser):
-    """The attributes and the text of the first element of a kind."""
-
-    def __init__(self, source, tag):
-        super().__init__()
-        self.tag, self.attributes, self.text = tag, None, ""
-        self.feed(source)
-
-    def handle_starttag(self, tag, attributes):
-        if tag == self.tag and self.attributes is None:
-            self.attributes = dict(attributes)
-
-    def handle_data(self, data):
-        if self.lasttag == self.tag and not self.text:
-            self.text = data
 
 
 class Vocabulary:
@@ -55,10 +37,6 @@ class Vocabulary:
 @pytest.fixture(scope="module")
 def page(shakespeare):
     return lens.page(TEXT, shakespeare)
-
-
-def data_of(page):
-    return json.loads(Element(page.html, "script").text)
 
 
 # --- what is in the file ---

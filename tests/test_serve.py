@@ -13,7 +13,7 @@ import threading
 
 import numpy as np
 import pytest
-from browser import Browser, at_end, least_contrast
+from browser import Browser, at_end, data_of, least_contrast
 from helpers import BUNDLED, ROOT, TEXT, error_line, wait_for
 
 import lens
@@ -157,6 +157,20 @@ def test_the_lens_of_a_long_text_is_that_of_the_tokens_around_the_chosen_one(exp
     assert [[row[0] for row in layer] for layer in found["ids"]] == without.ids[:, 13:, 0].tolist()
 
 
+def test_a_page_saved_while_patched_has_what_is_shown(explorer, shakespeare):
+    state = {"text": SENATOR, "other": MURDERER, "patches": [[2, 10], [0, 2]], "token": 12, "saliency": True,
+             "out": [part(1, 5)]}
+    shown, saved = explorer.see(state), data_of(explorer.page(state))
+    assert saved["surprisal"] == shown["surprisal"] and saved["saliency"] == shown["saliency"]
+    assert saved["changes"] == "without layer 1, head 5, patched at layer 0, token 2; layer 2, token 10"
+    now = {str(i): logit for i, logit in shown["next"][12]["now"]["logits"].items()}
+    whole = saved["next"]["12"]["whole"]["logits"]
+    assert [whole[i] for i in now if i in whole] == pytest.approx([now[i] for i in now if i in whole], abs=1e-4)
+    assert max(whole, key=whole.get) == max(now, key=now.get)
+    effects = explorer.measure(state)["effects"]["log_probs"]
+    assert saved["effects"]["log_probs"] == pytest.approx(effects, abs=2e-3)
+
+
 def test_any_prediction_can_be_explained(explorer, shakespeare):
     state = {"text": CITIZEN, "explained": 536, "saliency": True}
     found = explorer.see(state)
@@ -254,7 +268,7 @@ def test_only_its_own_page_with_the_token_gets_an_answer(server):
 
 def test_what_is_wrong_in_a_request_is_one_line(server):
     for body, message in (('{"text": "' + "word " * 300 + '"}', "context holds 256"), ("[1]", "fields"),
-                          ("{", "Expecting"), (b"\xff", "utf-8")):
+                          ("{", "Expecting"), (b"\xff", "utf-8"), ("[" * 100_000, "recursion")):
         status, _, text = ask(server, f"/{TOKEN}/see", body)
         assert status == 400 and message in text and "\n" not in text
     status, _, text = ask(server, f"/{TOKEN}/see", b"", Content_Length="99999999")
