@@ -99,7 +99,9 @@ function measureSoon() {
     return;
   }
   const before = measured.values.effects;
-  if (before?.token === data.token && before.answer === data.explained) data.effects = { ...before, stale: true };
+  if (state.view === "next" && before?.token === data.token && before.answer === data.explained) {
+    data.effects = { ...before, stale: true };
+  }
   resting = setTimeout(async () => {
     if (asking || document.hidden) return;
     const response = await post("measure", request({ ...state, ids: data.ids, text: null, steps: [] })).catch(() => null);
