@@ -283,7 +283,7 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
                                                  seed=None if seed is None else seed + i))
                 continue
             if n_samples > 1:
-                terminal.notice(f"{'=' * 40} SAMPLE {i + 1} {'=' * 40}")
+                terminal.notice(f"{'=' * 30} SAMPLE {i + 1} {'=' * 30}")
             texts.append(text_out.print_pieces(pieces, before=prompt if echo else ""))
             text_out.end_line(texts[-1], anyway=n_samples > 1)
         terminal.notice(stopwatch)

@@ -1,6 +1,7 @@
 """Text that comes out of a program: streamed, cut at a stop, timed."""
 import itertools
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -67,14 +68,26 @@ def end_line(text: str, anyway: bool = False) -> None:
     unfinished = text != "" and not text.endswith("\n")
     if anyway or unfinished and (sys.stdout.isatty() or _same_file(sys.stdout, sys.stderr)):
         print(flush=True)
+    elif unfinished and sys.stderr.isatty() and _is_pipe(sys.stdout):
+        print(file=sys.stderr, flush=True)  # `| tee` shows the text on the same screen
 
 
 def _same_file(a: TextIO, b: TextIO) -> bool:
+    first, second = _status(a), _status(b)
+    return first is not None and second is not None and first.st_ino != 0 and os.path.samestat(first, second)
+
+
+def _is_pipe(stream: TextIO) -> bool:
+    status = _status(stream)
+    return status is not None and stat.S_ISFIFO(status.st_mode)
+
+
+def _status(stream: TextIO) -> os.stat_result | None:
+    """What the system knows of a stream; of a pipe on Windows, nothing but that it is one: all have the number 0."""
     try:
-        first, second = os.fstat(a.fileno()), os.fstat(b.fileno())
-    except (OSError, ValueError):  # a stream that is not a file
-        return False
-    return first.st_ino != 0 and os.path.samestat(first, second)  # on Windows all pipes have 0
+        return os.fstat(stream.fileno())
+    except (OSError, ValueError):  # it is not a file
+        return None
 
 
 class Stopwatch:

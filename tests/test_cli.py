@@ -92,7 +92,7 @@ def test_several_samples(main, expected):
     status, stdout, stderr = main("ROMEO:", "-n8", "-t1", "--seed", "5", "--n_samples", "3", "--echo")
     texts = ["ROMEO:" + expected("ROMEO:", 8, temperature=1, seed=seed) for seed in (5, 6, 7)]
     assert len(set(texts)) == 3
-    line = "=" * 40
+    line = "=" * 30
     assert status == 0 and stdout == "".join(f"{text}\n" for text in texts)
     assert re.fullmatch("".join(f"{line} SAMPLE {i} {line}\n" for i in (1, 2, 3)) + "24 tokens in .*\n", stderr)
 
