@@ -24,9 +24,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
 ATTEMPTS, BACKOFF = 5, 1.0  # tries in a row without progress; seconds before the second, doubled for each further one
 MAX_WAIT = 60  # seconds: a server that asks for more time than this (Retry-After) is given up at once
 CHUNK = 2**14  # bytes per read, at most
-WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|\?xml|html|head|body|script|title)", re.IGNORECASE)
 WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml", "text/xml", "application/xml")
-A_WEB_PAGE = "a web page came instead of the file; if this network wants you to log in, open a browser and do so"
 KEPT = "what came is kept, and the next run resumes from there"
 
 
@@ -54,7 +52,7 @@ def download(url: str, path: Path, *, sha256: str | None = None, length: int | N
         _verify(partial.path, version, sha256, length, check)
     except ValueError as error:
         partial.remove()
-        raise _refusal(url, f"{error}; it was removed, the next run tries again") from None
+        raise _refusal(url, f"{error}; it was removed, and the next run tries again") from None
     partial.publish(path)
 
 
@@ -145,8 +143,9 @@ def _fetch(url, partial, length, max_length):
             size = partial.size()
             tries, furthest = (1, size) if size > furthest else (tries + 1, furthest)
             if failure.retry_after > MAX_WAIT or tries >= ATTEMPTS:
+                count = "1 try" if tries == 1 else f"{tries} tries"
                 wait = f", and the server asks to wait {failure.retry_after:,.0f} s" if failure.retry_after else ""
-                raise ConnectionError(f"{where}: gave up after {tries} tries: {failure}{wait}; {KEPT}") from None
+                raise ConnectionError(f"{where}: gave up after {count}: {failure}{wait}; {KEPT}") from None
             delay = max(BACKOFF * 2 ** (tries - 1), failure.retry_after)
             logger.warning(f"{partial.path.stem}: {failure}; trying again in {delay:g} s")
             time.sleep(delay)
@@ -207,7 +206,8 @@ def _check_answer(url, response, resumes):
     kind, content, transfer = (response.headers.get(name, "").partition(";")[0].strip().lower() for name in
                                ("Content-Type", "Content-Encoding", "Transfer-Encoding"))
     if status == 511 or (status == 200 and kind in WEB_PAGE_TYPES):  # 511: Network Authentication Required
-        raise _refusal(url, A_WEB_PAGE)
+        raise _refusal(url, "a web page came instead of the file; if this network wants you to log in, open a browser "
+                            "and do so")
     if status in (408, 429) or status >= 500:
         raise _TryAgain(f"the server answers {phrase}", retry_after=_retry_after(response))
     if status != 200 and not resumes:
@@ -267,15 +267,10 @@ def _write(url, response, partial, start, total, max_length):
 
 def _verify(path, version, sha256, length, check):
     """ValueError unless the complete file at `path` is what it should be."""
-    size = path.stat().st_size
     if version["length"] is None and length is None and not sha256 and not version["md5"]:
         raise ValueError("the server sends neither the length nor a checksum, so the file may be incomplete")
-    with open(path, "rb", opener=_open_regular) as file:
-        if WEB_PAGE.match(file.read(1024)):
-            raise ValueError(A_WEB_PAGE)
-    if not size:
-        raise ValueError("the server sends an empty file")
-    if length is not None and size != length:
+    size = path.stat().st_size
+    if length not in (None, size):
         raise ValueError(f"{size:,} bytes came, but the file has {length:,}")
     for kind, expected in (("sha256", sha256), ("md5", version["md5"])):
         if expected and expected not in _digest(path, kind):

@@ -322,7 +322,7 @@ def test_retry_after_is_heeded(server, tmp_path, monkeypatch, seconds, waited):
 def test_gives_up_if_the_server_asks_to_wait_for_long(server, tmp_path, seconds):
     server.faults["355M/checkpoint"] = [503]
     server.headers["Retry-After"] = seconds
-    with pytest.raises(ConnectionError, match=r"gave up after 1 tries: .*, and the server asks to wait [0-9,]+ s;"):
+    with pytest.raises(ConnectionError, match=r"gave up after 1 try: .*, and the server asks to wait [0-9,]+ s;"):
         download_gpt2_files("355M", tmp_path)
     assert len(server.requests) == 1
 

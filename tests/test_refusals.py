@@ -3,8 +3,6 @@ import itertools
 import json
 import math
 import os
-import socket
-import sys
 import threading
 import types
 
@@ -53,7 +51,7 @@ def refused(folder, message, model_size="355M"):
 
 
 @pytest.mark.parametrize("status, message", [*[(status, f"the server answers {status}") for status in
-                                               (404, 403, 410, 204, 304, 302, 103)], (511, PAGE)])
+                                               (404, 403, 407, 204, 304, 302, 103)], (511, PAGE)])
 def test_refusal_is_not_retried(server, tmp_path, status, message, capsys):
     server.faults[DATA] = [status] * 2
     refused(tmp_path, f"{DATA}: {message}.*GPT2_BASE_URL")
@@ -98,9 +96,8 @@ def test_headers_that_are_refused(server, tmp_path, headers, message):
 
 
 @pytest.mark.parametrize("name, data, message", [
-    *[(name, page, PAGE) for name in FILES if name != DATA_FILE for page in (
-        b"<!DOCTYPE html><title>Log in</title>", b"\n <html>", b"\xef\xbb\xbf<?xml version='1.0'?><Error/>")],
-    *[(name, b"", "the server sends an empty file") for name in FILES if name != DATA_FILE],
+    *[(name, data, "(what came is not this file|the SHA256 checksum is wrong): ") for name in FILES
+      if name != DATA_FILE for data in (b"", b"<!DOCTYPE html><title>Log in</title>")],
     *[(DATA_FILE, bytes(n), f"the server announces {n:,} bytes, but the file has 300,000") for n in
       (0, LENGTH - 1, LENGTH + 1)],
     ("checkpoint", b"Not found\n", "it has no line model_checkpoint_path"),
@@ -232,21 +229,6 @@ def test_unreachable_server_is_reported_at_once(tmp_path, monkeypatch, capsys):
     assert "trying again" not in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="how a full queue of connections behaves differs")
-def test_server_that_never_accepts(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_files.download, "CONNECT_TIMEOUT", 0.3)
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:  # they fill the queue
-            one.setblocking(False)
-            one.connect_ex(listening.getsockname())
-        monkeypatch.setenv("GPT2_BASE_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
-        with pytest.raises(ConnectionError, match="cannot reach .*checkpoint: .*timed out"):
-            download_gpt2_files("355M", tmp_path)
-        for one in waiting:
-            one.close()
-
-
 @pytest.mark.parametrize("status, final", [(403, True), (407, True), (502, False), (429, False)])
 def test_proxy_that_does_not_connect(server, tmp_path, monkeypatch, status, final):
     monkeypatch.setenv("https_proxy", server.address.replace("//", "//me:secret@"))
@@ -257,13 +239,6 @@ def test_proxy_that_does_not_connect(server, tmp_path, monkeypatch, status, fina
         download_gpt2_files("355M", tmp_path)
     assert isinstance(error.value, ConnectionError) != final and "secret" not in str(error.value)
     assert server.requests == [("models.invalid:443", None)] * (1 if final else ATTEMPTS)
-
-
-def test_proxy_that_wants_a_password_for_http(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("http_proxy", server.address)
-    server.faults["355M/checkpoint"] = [407]
-    monkeypatch.setenv("GPT2_BASE_URL", "http://models.invalid/models")
-    refused(tmp_path, "checkpoint: the server answers 407 Proxy Authentication Required")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -304,12 +279,6 @@ def test_certificate_that_is_not_trusted(monkeypatch, tmp_path):
         assert (DATA, "bytes=98304-") in server.requests
 
 
-def test_server_without_tls(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("GPT2_BASE_URL", server.url.replace("http:", "https:"))
-    with pytest.raises(ConnectionError, match="gave up after 5 tries: .*SSL"):
-        download_gpt2_files("355M", tmp_path)
-
-
 # --- this machine ---
 
 
@@ -340,11 +309,14 @@ def test_disk_that_fills_up(server, tmp_path):
     assert (DATA, "bytes=200000-") in server.requests
 
 
-def test_file_in_place_of_the_folder(server, tmp_path):
+def test_file_in_place_of_the_folder_and_a_folder_of_a_file(server, tmp_path):
     (tmp_path / "355M").write_text("mine")
     with pytest.raises(OSError, match="355M"):
         load_encoder_hparams_and_params("355M", tmp_path)
     assert (tmp_path / "355M").read_text() == "mine" and not server.requests
+    (tmp_path / "folder" / f"{DATA_FILE}.part").mkdir(parents=True)
+    with pytest.raises(OSError, match=f"{DATA_FILE}.part"):
+        download_gpt2_files("355M", tmp_path / "folder")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symlinks and FIFOs")
@@ -384,9 +356,3 @@ def test_partial_file_that_is_swapped_at_the_last_moment_is_not_opened(tmp_path,
         with pytest.raises(OSError):
             use()
     assert (tmp_path / "mine").read_text() == "mine"
-
-
-def test_folder_in_place_of_a_partial_file(server, tmp_path):
-    partial_of(tmp_path).mkdir()
-    with pytest.raises(OSError, match=f"{DATA_FILE}.part"):
-        download_gpt2_files("355M", tmp_path)
