@@ -62,8 +62,9 @@ def download(name: str) -> Path:
     try:
         files = [file.rfilename for file in HfApi().model_info(name).siblings or []]
         hugging_face.check_format(files, name)
-        if "config.json" not in files:
-            raise ValueError(f"{where} has no config.json: it is not a model that transformers saved")
+        if "config.json" not in files or not {SINGLE, INDEX} & {*files}:
+            raise ValueError(f"{where} has no {'config.json' if 'config.json' not in files else SINGLE}: it is not a "
+                             "model that transformers saved")
         logger.warning(f"downloading {where} to {constants.HF_HUB_CACHE}")
         folder = Path(snapshot_download(name, allow_patterns=list(SMALL_FILES)))
         hugging_face.get_encoder(folder, name, hugging_face.load_hparams(folder)["n_vocab"])

@@ -78,7 +78,7 @@ def check_files(folder: Path, missing: list[Path]) -> None:
 
 def check_format(names: list[str], model: str) -> None:
     """ValueError if a model with these files has its weights in another format only; it says how to convert them."""
-    if any(re.fullmatch(r"model.*\.safetensors(\.index\.json)?", name) for name in names):
+    if SINGLE in names or INDEX in names:
         return
     if any(re.fullmatch(r"pytorch_model.*\.bin(\.index\.json)?", name) for name in names):
         target = model if os.path.isdir(model) else "./" + model.rpartition("/")[2]

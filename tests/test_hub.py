@@ -102,6 +102,7 @@ def test_another_model_is_refused_before_its_weights_are_downloaded(server, file
     (["config.json", "pytorch_model.bin"], r'pytorch_model.bin alone.* M.from_pretrained\("me/plain"\)'),
     (["adapter_config.json", "adapter_model.safetensors"], "is an adapter"),
     (["README.md"], "has no config.json"),
+    (["config.json", "tf_model.h5", "model.fp16.safetensors"], "has no model.safetensors"),
 ])
 def test_other_formats_are_refused_before_anything_is_downloaded(server, files, message):
     server.models["me/plain"] = {name: b"{}" for name in files}

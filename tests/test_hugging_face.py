@@ -142,6 +142,13 @@ def test_ids_without_text_and_added_tokens_in_lens(models):
     assert [(word.word, word.n_tokens) for word in words] == [("a", 1), ("new words<both>end", 5)]
 
 
+def test_a_text_ends_with_the_models_own_last_token(folder):
+    prompt, greedy = EXPECTED["plain"]["prompts"][1], EXPECTED["plain"]["greedy"][1]
+    change_json(folder / "generation_config.json", eos_token_id=greedy[5])
+    model = load(folder)
+    assert model.generate(prompt, 16, stop_id=model.encoder.eot_token) == greedy[: greedy.index(greedy[5])]
+
+
 def test_a_token_that_the_model_does_not_have(folder):
     (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": 300}))  # the embedding was not made larger
     model = load(folder)
