@@ -87,18 +87,18 @@ def score_texts(texts: Sequence[Sequence[int] | np.ndarray], encoder: Encoder, p
                        n_read=[max(1, len(before) + n) for n in n_context], stride=stride, hook=hook, report=report)
     scores = []
     for all_ids, n, rows in zip(texts, n_context, results):
-        if n == 0 and not bos:  # nothing predicts the first token
+        first = int(n == 0 and not bos)
+        if first:  # nothing predicts the first token
             rows = np.concatenate([np.full((1, rows.shape[1]), np.nan), rows])
         ids = np.asarray(all_ids[n:])
         pieces, log_p = [encoder.token_bytes(i) for i in ids], rows[: len(ids), 0]
-        first = int(np.isnan(log_p[0]))
         total, n_bytes = float(log_p[first:].sum()), sum(map(len, pieces[first:]))
         with np.errstate(over="ignore"):
             perplexity = float(np.exp(-total / (len(ids) - first)))
         found = [] if kinds is None else score_words(ids, pieces, kinds, rows, correction, split_punctuation,
                                                      all_ids[n - 1] if n else None)
-        scores.append(Scores(ids, log_p, total, n_bytes, -total / math.log(2) / n_bytes, perplexity, found,
-                             rows[: len(ids), 1]))
+        bits_per_byte = -total / math.log(2) / (n_bytes or math.nan)  # ids without text have no bytes
+        scores.append(Scores(ids, log_p, total, n_bytes, bits_per_byte, perplexity, found, rows[: len(ids), 1]))
     return scores
 
 

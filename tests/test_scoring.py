@@ -272,6 +272,16 @@ def test_words_of_a_text_longer_than_the_context(shakespeare, stride):
                                atol=1e-3)
 
 
+def test_ids_without_text():
+    class Encoder(FewTokens):
+        tokens = [b"", b" a", b" ", b"\n", b".", b" ."]
+
+    model = random_model(std=0.5, n_vocab=7, n_ctx=12, n_embd=8, n_head=2, n_layer=1)
+    only, word = score_texts([[0, 0], [1, 0, 1]], Encoder(), model.params, 2, words=True)
+    assert math.isnan(only.bits_per_byte) and only.total < 0 and only.words == []
+    assert [(one.word, one.n_tokens) for one in word.words] == [("a", 2), ("a", 1)]
+
+
 def test_the_words_in_the_terminal(lens_py, shakespeare):
     text = "O Romeo, Romeo!"
     result = lens_py("score", text, "--words", "--entropy", "--base", "e", "--bos", "False", *BUNDLED)
