@@ -121,12 +121,14 @@ def _block(table, handle) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError("its CRC-32C is wrong")
     if compression:
         raise Unsupported("has a compressed index")
-    [n_restarts] = struct.unpack_from("<I", table, stop - 4)  # places where a key is written in full
+    [n_restarts] = struct.unpack_from("<I", table, stop - 4)
     end = stop - 4 * (n_restarts + 1)
     if size < 4 or end < offset:
         raise ValueError(f"a block of {size:,} bytes cannot have {n_restarts:,} restarts")
+    restarts = set(struct.unpack_from(f"<{n_restarts}I", table, end))  # places where a key is written in full
     i, key = offset, b""
     while i < end:
+        restarts.discard(i - offset)
         n_shared, i = _varint(table, i)
         n_more, i = _varint(table, i)
         n_value, i = _varint(table, i)
@@ -135,6 +137,8 @@ def _block(table, handle) -> Iterator[tuple[bytes, bytes]]:
         key, i = key[:n_shared] + table[i : i + n_more], i + n_more
         yield key, table[i : i + n_value]
         i += n_value
+    if restarts - {0}:
+        raise ValueError("its restarts are not where names begin")
 
 
 def _masked_crc(data):

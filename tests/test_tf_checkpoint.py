@@ -171,6 +171,17 @@ def claim_entries(folder, n):
     path.write_bytes(block + crc + table[len(block + crc) :])
 
 
+def move_restart(folder, i):
+    """Move the place where entry `i` begins, with a good checksum."""
+    path = folder / "model.ckpt.index"
+    table = path.read_bytes()
+    n_entries = len(tensor_bundle.read_index(folder / "model.ckpt")) + 1
+    end = table.index(struct.pack("<IB", n_entries, 0))
+    at = end - 4 * (n_entries - i)
+    block = table[:at] + struct.pack("<I", struct.unpack_from("<I", table, at)[0] + 1) + table[at + 4 : end + 5]
+    path.write_bytes(block + struct.pack("<I", random_model.masked_crc(block)) + table[end + 9 :])
+
+
 DAMAGES = {
     "the index is cut": (lambda f: os.truncate(f / "model.ckpt.index", 50), "index is damaged .*: download it again"),
     "the index is empty": (lambda f: (f / "model.ckpt.index").write_bytes(b""), "index is damaged"),
@@ -179,6 +190,7 @@ DAMAGES = {
     "the place of a block": (lambda f: flip(f / "model.ckpt.index", -45, 0x40), "index is damaged"),
     "no header": (lambda f: rewrite_index(f, header=None), r"index is damaged \(it has no header\)"),
     "a billion entries": (lambda f: claim_entries(f, 10**9), "index is damaged .* cannot have 1,000,000,000 restarts"),
+    "a restart": (lambda f: move_restart(f, 5), r"index is damaged \(its restarts are not where names begin\)"),
     "no entries": (lambda f: claim_entries(f, 0), "index is damaged"),
     "the data are cut": (lambda f: os.truncate(f / DATA_FILE, 1000),
                          "data-.* is damaged: it has 1,000 bytes, but its tensors need 40,[0-9]{3};"),
@@ -229,6 +241,7 @@ def read_by_both(tf, folder):
 
 
 TENSORFLOWS_OWN = ("no header",  # it takes the first entry for the header
+                   "a restart",  # it refuses the tensors whose search meets it, which no model is whole without
                    "a negative shape")  # it aborts the process
 
 
