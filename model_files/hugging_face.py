@@ -94,6 +94,7 @@ def check_format(names: list[str], model: str) -> None:
 
 # --- config.json --------------------------------------------------------------------------------
 
+
 def load_hparams(folder: Path) -> dict[str, Any]:
     """The sizes of a model from its config.json, checked: n_vocab, n_ctx, n_embd, n_head, n_layer, and n_inner, the
     width of the feed-forward network, if it is not 4 * n_embd.
@@ -220,7 +221,7 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Iterator[t
         more = f" and {len(stored) - 1} more" if len(stored) > 1 else ""
         raise ValueError(f"{folder} has the tensor {min(stored)}{more}, for which a GPT-2 of the sizes in config.json "
                          "has no use: is n_layer too small, or is it another kind of model?")
-    if head is not None and not np.array_equal(head.read(), tensors["wte"].read()):
+    if head is not None and (head.dtype not in DTYPES or not np.array_equal(head.read(), tensors["wte"].read())):
         raise ValueError(f"{head.path}: lm_head.weight differs from wte.weight, but GPT-2's output is tied to its "
                          "token embedding (tie_word_embeddings): it cannot be used here")
     return ((name, tensor.read()) for name, tensor in tensors.items())

@@ -35,7 +35,7 @@ def load(folder):
 
 
 def change_json(path, **changes):
-    """Change an object in a JSON file: a value of ... takes the name away, a name with dots goes into an object."""
+    """Change an object in a JSON file: a value of ... takes the name away, a name with __ goes into an object."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, value in changes.items():
         *outer, name = name.split("__")
@@ -374,6 +374,7 @@ def quantized(header):
     header["transformer.ln_f.weight"] |= {"dtype": "I32"}
 
 
+
 @pytest.mark.parametrize("damage, message", [
     (with_header(overlap), "is damaged"),
     (with_header(beyond), "is damaged"),
@@ -396,6 +397,14 @@ def test_damaged_weights_are_refused(folder, damage, message):
         load(folder)
     assert "model.safetensors" in str(error.value) or "has no tensor" in str(error.value)
     assert "\n" not in str(error.value) and not list(folder.glob("params-*"))
+
+
+def test_an_output_of_another_type_is_refused(models):
+    path = models / "odd" / "model-00003-of-00003.safetensors"
+    write_tensors(path, {"lm_head.weight": np.ones((320, 8))}, "I8")
+    change_json(models / "odd" / "model.safetensors.index.json", **{"weight_map__lm_head.weight": path.name})
+    with pytest.raises(ValueError, match="lm_head.weight differs from wte.weight"):
+        load(models / "odd")
 
 
 @pytest.mark.parametrize("index, message", [
