@@ -90,18 +90,20 @@ def _weights(model):
 
 @table_of(Circuits)
 def table_circuits(result, *, k: int = 5) -> list[Table]:
-    """`Circuits` as tables: for queries, keys and values the k pairs with the highest scores; then each head's largest
-    singular values."""
-    check_whole("k", k, 1, 10**6, "any number of pairs")
+    """`Circuits` as tables: for queries, keys and values the k pairs with the highest scores; then the k heads with the
+    largest singular values."""
+    check_whole("k", k, 1, 10**6, "any number of them")
     columns = []
     for scores in (result.q, result.k, result.v):
         best = np.argsort(-scores, axis=None, kind="stable")[:k]
         pairs = zip(*np.unravel_index(best, scores.shape), strict=True)
         columns.append([f"{a}.{b} → {c}.{d}  {scores[a, b, c, d]:.3f}" for a, b, c, d in pairs])
-    heads = list(np.ndindex(*result.ov.shape[:2]))
+    heads = []
+    for largest in (result.ov[..., 0], result.qk[..., 0]):  # each [n_layer, n_head]
+        best = zip(*np.unravel_index(np.argsort(-largest, axis=None, kind="stable")[:k], largest.shape), strict=True)
+        heads.append([f"{layer}.{head}  {largest[layer, head]:.2f}" for layer, head in best])
     return [Table("<<<", ["queries", "keys", "values"], [list(row) for row in zip(*columns, strict=True)]),
-            Table(">>>", ["head", "OV", "QK"], [[f"{layer}.{head}", f"{result.ov[layer, head, 0]:.2f}",
-                                                 f"{result.qk[layer, head, 0]:.2f}"] for layer, head in heads])]
+            Table("<<", ["OV", "QK"], [list(row) for row in zip(*heads, strict=True)])]
 
 
 def plot_circuits(result: Any, ax: Any = None) -> Any:
@@ -119,7 +121,7 @@ def show_circuits(k: int = 5, *, out: str | None = None, model_size: str | None 
     """Which heads compose, read off the weights: scores of pairs of heads, and each head's largest singular values.
 
     Args:
-        k: how many pairs to list for queries, keys and values, the strongest first.
+        k: how many pairs to list for queries, keys and values, and how many heads, the strongest first.
     """
     check_out(out)
     model = load_encoder_hparams_and_params(model_size, models_dir)

@@ -33,7 +33,7 @@ COMMANDS = {
     "path_patching": ([*PAIR, "--receiver", "blocks.3.attn.v.2"], ["head  layer 0", "layer 5"], 4 + 1 + 6),
     "induction": (["--n", "20"], ["layer  head  induction  previous token"], 1 + 36),
     "detect_heads": ([TEXT, "previous"], ["layer  head  previous"], 1 + 10),
-    "circuits": (["--k", "3"], ["queries", "1.2 → 2.3", "OV"], 1 + 3 + 1 + 1 + 36),
+    "circuits": (["--k", "3"], ["queries", "1.2 → 2.3", "OV"], 1 + 3 + 1 + 1 + 3),
     "tokens": ([TEXT], ["itizen", "891"], 1 + 21),
     "neighbours": (["king - he + she", "--k=4"], ["·queen", "832"], 1 + 4),
     "parameters": ([], ["blocks.0-5.mlp.c_fc", "2,915,328"], 1 + 9 + 1),
