@@ -22,8 +22,9 @@ def is_hub_name(name: str) -> bool:
 def cached(name: str) -> Path:
     """The folder in huggingface_hub's cache that a model of the Hub has, or would have; it need not be there.
 
-    It is looked up without a question to the Hub: what was downloaded once is used as it is, until `hf download` gets
-    a newer version. The converted weights go into it as well, so that `hf cache` shows and removes all of a model.
+    It is looked up without a question to the Hub: what was downloaded once is used as it is, until somebody, as with
+    `hf download owner/name config.json`, lets the cache know of a newer version. The converted weights go into it as
+    well, so that `hf cache` shows and removes all of a model.
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -66,10 +67,11 @@ def download(name: str) -> Path:
             raise ValueError(f"{where} has no {'config.json' if 'config.json' not in files else SINGLE}: it is not a "
                              "model that transformers saved")
         logger.warning(f"downloading {where} to {constants.HF_HUB_CACHE}")
-        folder = Path(snapshot_download(name, allow_patterns=list(SMALL_FILES)))
+        needed = [*SMALL_FILES] if SINGLE in files else [*SMALL_FILES, INDEX]
+        folder = Path(snapshot_download(name, allow_patterns=needed))
         hugging_face.get_encoder(folder, name, hugging_face.load_hparams(folder)["n_vocab"])
-        weights = [SINGLE] if SINGLE in files else [INDEX, "model-*-of-*.safetensors"]
-        return Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, *weights]))
+        needed += [SINGLE] if SINGLE in files else [path.name for path in hugging_face.weight_files(folder)]
+        return Path(snapshot_download(name, allow_patterns=needed))
     except errors.OfflineModeIsEnabled:
         raise ConnectionError(f"{name} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the "
                               "Hub") from None

@@ -2,10 +2,11 @@
 import json
 import os
 
+import numpy as np
 import pytest
 from helpers import DATA, error_line
 from hub_server import HubServer
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from model_files import hub
 from utils import available_models, find_model, load_encoder_hparams_and_params
@@ -69,6 +70,27 @@ def test_an_interrupted_download_is_resumed(server, monkeypatch, cuts):
     asked = [start for method, path, start in server.requests if method == "GET" and path.endswith("model.safetensors")]
     assert asked[0] is None and f"bytes={sum(cuts)}-" in asked
     assert len(server.fetched()) == len(set(server.fetched())) + len(cuts)  # the other files came once
+
+
+def test_a_newer_version_is_taken_once_the_cache_knows_of_it(server):
+    old = load_encoder_hparams_and_params("me/plain")
+    weights = bytearray(server.models["me/plain"]["model.safetensors"])
+    weights[-1] ^= 1
+    server.models["me/plain"]["model.safetensors"], server.commit = bytes(weights), server.commit[::-1]
+    assert load_encoder_hparams_and_params("me/plain").generate([1, 2], 5) == old.generate([1, 2], 5)
+    hf_hub_download("me/plain", "config.json")
+    new = load_encoder_hparams_and_params("me/plain")
+    assert find_model("me/plain").name == server.commit
+    assert not np.array_equal(new.params["wte"], old.params["wte"])
+
+
+def test_shards_of_any_name(server):
+    files = server.models["me/odd"]
+    for name in [name for name in files if name.startswith("model-0")]:
+        files[f"part-{name}"] = files.pop(name)
+    index = files["model.safetensors.index.json"]
+    files["model.safetensors.index.json"] = index.replace(b'"model-0', b'"part-model-0')
+    assert load_encoder_hparams_and_params("me/odd").encoder.n_vocab == 320
 
 
 def test_what_a_killed_download_left_is_not_downloaded_again(server):
