@@ -498,10 +498,14 @@ def test_a_text_that_is_too_long_is_said_and_kept(browser, shakespeare):
     browser.js("(byId('text').value = 'word '.repeat(300), byId('text').dispatchEvent(new Event('input')))")
     settled(browser)
     assert "context holds 256: shorten it" in browser.one("#problem").text
+    assert not browser.one("#next-table .adding button").is_displayed()
     browser.all(".chip")[3].click()  # the text before it can still be looked at
     settled(browser)
     assert "(token 3)" in browser.text("#next-title")
-    assert len(browser.js("byId('text').value")) == 1500
+    assert browser.one("#problem").is_displayed() and not browser.one("#likeliest").is_enabled()
+    browser.driver.refresh()
+    settled(browser)
+    assert len(browser.js("byId('text').value")) == 1500 and browser.one("#problem").is_displayed()
     write(browser, "O Romeo")
     assert not browser.one("#problem").is_displayed() and browser.texts(".chip > :first-child") == ["O", "·Rome", "o"]
 
@@ -509,10 +513,16 @@ def test_a_text_that_is_too_long_is_said_and_kept(browser, shakespeare):
 @pytest.mark.slow
 def test_what_is_typed_survives_a_reload(browser, driver):
     write(browser, "O Romeo")
+    browser.view("patching")
+    settled(browser)
+    write(browser, "O Julio", "#other")
     driver.refresh()
     settled(browser)
-    assert browser.js("byId('text').value") == "O Romeo"
+    assert browser.js("[byId('text').value, byId('other').value]") == ["O Romeo", "O Julio"]
     assert browser.texts(".chip > :first-child") == ["O", "·Rome", "o"]
+    browser.view("patching")
+    settled(browser)
+    assert "second text has" in browser.text("#patching-says") or browser.all(".place")
 
 
 @pytest.mark.slow

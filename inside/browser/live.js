@@ -4,6 +4,7 @@
 
 const wanted = { ...state, text: null, steps: [] }; // what the user asked for last; `state` is what is shown
 let asking = false, waiting = false;
+let refused = ""; // why the text that stands there is not the one that is shown
 const PAUSE = 1000; // ms between two attempts to reach a server that does not answer
 const REST = 300;   // ms without a change after which the hand rests
 
@@ -34,10 +35,13 @@ async function ask(fields) {
       waiting = true;
       await pause(PAUSE);
     } else if (answer.error !== undefined) {
+      if (sent.text !== null) refused = answer.error;
       problem(answer.error);
       if (!waiting) Object.assign(wanted, state, { text: null, ids: data.ids, steps: [] }); // the rest goes on
+      show();
     } else {
-      problem("");
+      if (sent.text !== null) refused = "";
+      problem(refused);
       take(answer, sent);
     }
   }
@@ -117,7 +121,8 @@ function measureSoon() {
   }, REST);
 }
 
-const step = (name) => ask({ steps: [...wanted.steps, name], ...AT_THE_END });
+// A step would put another text in the place of what is typed: not where that was refused.
+const step = (name) => refused === "" && ask({ steps: [...wanted.steps, name], ...AT_THE_END });
 
 function problem(text) {
   byId("problem").textContent = text;
@@ -129,23 +134,22 @@ async function savePage() {
   const answer = await answerTo("save", request({ ...wanted, ids: data.ids, text: null, steps: [] }));
   byId("save").disabled = false;
   if (answer === null) return;
-  if (answer.error !== undefined) {
-    problem(answer.error);
-    return;
-  }
-  problem("");
+  problem(answer.error ?? refused);
+  if (answer.error !== undefined) return;
   const address = URL.createObjectURL(new Blob([answer.text], { type: "text/html" }));
   element("a", { href: address, download: "page.html" }).click();
   URL.revokeObjectURL(address);
 }
 
 function showLive() {
-  sessionStorage.setItem("text", wanted.text ?? data.text); // what is typed survives a reload
+  for (const name of ["text", "other"]) sessionStorage.setItem(name, byId(name).value); // typed texts survive a reload
   byId("count").textContent = `${nTokens()} of ${data.n_ctx} tokens`;
-  byId("back").disabled = data.text === "";
+  for (const name of ["likeliest", "sample", "back"]) byId(name).disabled = refused !== "";
+  if (data.text === "") byId("back").disabled = true;
 }
 
 function startLive() {
+  byId("other").value = state.other = sessionStorage.getItem("other") ?? "";
   Object.assign(wanted, state, { ids: data.ids });
   const text = sessionStorage.getItem("text") ?? data.text, typed = (value) =>
     ask({ text: value, steps: [], ...AT_THE_END });

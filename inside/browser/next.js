@@ -38,7 +38,7 @@ function showNext() {
     adding.firstChild.setAttribute("aria-label", `Add ${data.pieces[id]}`);
   });
   table.querySelectorAll(".whole-column").forEach((cell) => { cell.hidden = !changed; });
-  table.querySelectorAll(".adding").forEach((cell) => { cell.hidden = !data.live || !isLast(); });
+  table.querySelectorAll(".adding").forEach((cell) => { cell.hidden = !data.live || !isLast() || refused !== ""; });
   byId("next-column").textContent = changed ? "now" : "probability";
   say(byId("next-title"), "What comes after ", piece(data.tokens[state.token]),
     ` (token ${state.token}${isLast() ? ", the last" : ""})`);
