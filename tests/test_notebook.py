@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from helpers import ROOT, read_png
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 NUMBER = r"\d+(?:\.\d+)?"
 PATH = ROOT / "notebooks" / "inside_gpt2.ipynb"
@@ -50,11 +51,35 @@ def test_the_notebook_runs_and_shows_what_is_committed():
     assert "Warning" not in warned  # of glyphs that the font lacks, for instance
 
 
-@pytest.mark.slow
-def test_the_notebook_finds_the_modules_from_the_repositorys_root_too():
+def first_cell():
+    """The notebook up to its first code cell, without outputs."""
     notebook = nbformat.read(PATH, as_version=4)
     first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     notebook.cells = notebook.cells[: first + 1]
     notebook.cells[first].outputs = []
+    return notebook
+
+
+@pytest.mark.slow
+def test_the_notebook_finds_the_modules_from_the_repositorys_root_too():
+    notebook = first_cell()
     run_notebook(notebook, ROOT)
-    assert "'n_head': 6" in notebook.cells[first].outputs[0]["data"]["text/plain"]
+    assert "'n_head': 6" in notebook.cells[-1].outputs[0]["data"]["text/plain"]
+
+
+@pytest.mark.slow
+def test_the_notebook_says_where_to_start_it_when_it_finds_no_modules(tmp_path):
+    with pytest.raises(CellExecutionError, match=r"gpt2.py is neither in .* nor above it: start Jupyter in the repo"):
+        run_notebook(first_cell(), tmp_path)
+
+
+def test_remarks_stand_behind_the_cells_that_they_are_about():
+    cells = [cell.source for cell in nbformat.read(PATH, as_version=4).cells]
+    remark = next(i for i, source in enumerate(cells) if source.startswith("The `·C` of `Citizen` is what suffers"))
+    assert "tokens that lost most" in cells[remark - 1]
+
+
+def test_a_result_at_the_end_of_a_cell_is_a_table():
+    cells = nbformat.read(PATH, as_version=4).cells
+    (cell,) = (cell for cell in cells if cell.source.startswith("lens.saliency("))
+    assert cell.outputs[0]["data"]["text/html"].count("<tr>") == 1 + 21
