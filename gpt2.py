@@ -238,7 +238,7 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
 def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: str | None = None,
          models_dir: str | None = None, *, temperature: float = 0, top_k: int | None = None, top_p: float | None = None,
          seed: int | None = None, n_samples: int = 1, stop: str | None = None, echo: bool = False, json: bool = False,
-         list_models: bool = False) -> str | None:
+         list_models: bool = False) -> None:
     """Continue a text with GPT-2.
 
     The continuation goes to stdout as it is made, everything else to stderr.
@@ -262,7 +262,7 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
 
     if list_models:
         print(*available_models(models_dir), sep="\n")
-        return None
+        return
     with terminal.argument_errors():  # before anything is downloaded
         check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop)
         if json and echo:
@@ -270,26 +270,25 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
     model = load_encoder_hparams_and_params(model_size, models_dir)
     encoder, hparams, params = model
 
-    def continue_text(prompt: str) -> str:
-        stopwatch, texts = text_out.Stopwatch(), []
+    def continue_text(prompt: str) -> None:
+        stopwatch = text_out.Stopwatch()
         for i in range(n_samples):
+            sample_seed = None if seed is None else seed + i
             with terminal.argument_errors():  # if the prompt does not fit into the context
                 new_ids = generate_stream(model.encode(prompt), params, hparams["n_head"], n_tokens_to_generate,
-                                          temperature=temperature, top_k=top_k, top_p=top_p,
-                                          seed=None if seed is None else seed + i, stop_id=encoder.eot_token)
+                                          temperature=temperature, top_k=top_k, top_p=top_p, seed=sample_seed,
+                                          stop_id=encoder.eot_token)
             pieces = text_out.until(encoder.decode_stream(stopwatch(new_ids)), stop and text_in.unescape(stop))
             if json:
-                texts.append(text_out.print_json(prompt=prompt, continuation="".join(pieces),
-                                                 seed=None if seed is None else seed + i))
-                continue
-            if n_samples > 1:
-                terminal.notice(f"{'=' * 30} SAMPLE {i + 1} {'=' * 30}")
-            texts.append(text_out.print_pieces(pieces, before=prompt if echo else ""))
-            text_out.end_line(texts[-1], anyway=n_samples > 1)
+                text_out.print_json(prompt=prompt, continuation="".join(pieces), seed=sample_seed)
+            else:
+                if n_samples > 1:
+                    terminal.notice(f"{'=' * 30} SAMPLE {i + 1} {'=' * 30}")
+                text = text_out.print_pieces(pieces, before=prompt if echo else "")
+                text_out.end_line(text, anyway=n_samples > 1)
         terminal.notice(stopwatch)
-        return "\n".join(texts)
 
-    return text_in.for_each_prompt(continue_text, prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
+    text_in.for_each_prompt(continue_text, prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,9 @@ import re
 import stat
 import sys
 from collections.abc import Callable
-from typing import TypeVar
 
 from cli.arguments import CommandLineError
 from cli.terminal import is_interrupt, notice
-
-T = TypeVar("T")
 
 
 def read_text(text: str | None, max_bytes: int | None = None) -> str:
@@ -37,20 +34,21 @@ def read_text(text: str | None, max_bytes: int | None = None) -> str:
     return as_typed(text)
 
 
-def for_each_prompt(answer: Callable[[str], T], text: str | None, max_bytes: int | None = None) -> T | None:
+def for_each_prompt(answer: Callable[[str], None], text: str | None, max_bytes: int | None = None) -> None:
     """Call `answer` with the text that `read_text` gives. At the keyboard, ask for one text after the other instead.
 
     There Ctrl-C ends an answer, not the program, which goes on after a text that is refused; Ctrl-D ends it.
     """
     if text is not None or not _at_keyboard():
-        return answer(read_text(text, max_bytes))
+        answer(read_text(text, max_bytes))
+        return
     ends = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
     notice(f"type a text to continue; Ctrl-C stops, {ends} ends")
     while True:
         try:
             line = ask("> ")
             if line is None:
-                return None
+                return
             answer(line)
         except CommandLineError as error:
             notice(f"error: {error}")
@@ -129,5 +127,6 @@ def as_typed(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    r"""The text with \n, \r, \t and \\ replaced by what they stand for: a shell passes on both characters."""
-    return re.sub(r"\\([nrt\\])", lambda match: {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}[match[1]], text)
+    r"""A text of a command line in which \n, \r, \t and \\ are what they stand for: a shell passes both characters."""
+    stands_for = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nrt\\])", lambda match: stands_for[match[1]], as_typed(text))

@@ -47,13 +47,12 @@ def print_pieces(pieces: Iterable[str], before: str = "") -> str:
     return text
 
 
-def print_json(**values: object) -> str:
-    """Print a dict as one line of JSON, without the values that are None; returns the line."""
+def print_json(**values: object) -> None:
+    """Print a dict as one line of JSON, without the values that are None."""
     import json
 
-    line = json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False)
-    print(line, flush=True)
-    return line
+    given = {name: value for name, value in values.items() if value is not None}
+    print(json.dumps(given, ensure_ascii=False), flush=True)
 
 
 def end_line(text: str, anyway: bool = False) -> None:

@@ -214,7 +214,8 @@ def test_without_stdin_the_text_is_empty(monkeypatch):
 
 
 @pytest.mark.parametrize("typed, text", [(r"\n", "\n"), (r"a\tb\r\n", "a\tb\r\n"), (r"\\n", r"\n"), (r"\\\n", "\\\n"),
-                                         (r"C:\dir", r"C:\dir"), ("\\", "\\"), ("\n", "\n"), ("", "")])
+                                         (r"C:\dir", r"C:\dir"), ("\udcc3\udca9", "é"), ("\\", "\\"), ("\n", "\n"),
+                                         ("", "")])
 def test_unescape(typed, text):
     assert text_in.unescape(typed) == text
 
