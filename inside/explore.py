@@ -331,15 +331,15 @@ class Explorer:
         other = self._ids(state.other)
         data = {"tokens": pieces_of(other, self.encoder)}
         if len(other) != len(ids):
-            return data | {"error": f"the second text has {len(other)} tokens, the first one {len(ids)}: each token "
-                                    "needs its counterpart, so change the texts until they have as many"}
+            return data | {"error": f"The texts have {len(ids)} and {len(other)} tokens: each token needs its "
+                                    "counterpart, so change them until they have as many."}
         plain = Changes(changes.out)
         runs = [self.logits(one, how, state.token) for one, how in ((other, plain), (ids, plain), (ids, changes))]
         try:
             answer = int(np.argmax(runs[0])) if state.answer is None else one_token(state.answer, self.model, "answer")
             wrong = int(np.argmax(runs[1])) if state.wrong is None else one_token(state.wrong, self.model, "wrong")
         except ValueError as error:
-            return data | {"error": str(error)}
+            return data | {"error": f"{error}."}
         clean, corrupted, now = (difference(logits, answer, wrong) for logits in runs)
         return data | {"answer": answer, "wrong": wrong, "clean": clean, "corrupted": corrupted, "now": now}
 

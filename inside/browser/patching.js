@@ -17,7 +17,7 @@ function broughtBack() {
 function patchingSays() {
   const found = data.patching;
   if (!found) return ["Type a second text that differs from the first one in a few tokens."];
-  if (found.error) return [found.error];
+  if (found.error) return [found.error, " The second text’s tokens: ", ...found.tokens.flatMap((text) => [piece(text), " "])];
   const part = broughtBack(), named = [piece(data.pieces[found.answer])];
   if (found.wrong !== found.answer) named.push(" minus ", piece(data.pieces[found.wrong]));
   const says = ["The logit of ", ...named, " after ", token(state.token),
