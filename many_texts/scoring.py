@@ -28,6 +28,9 @@ CORRECTIONS = ("whitespace", "space", "none")  # what begins a word; "space" is 
 # What a token is to a word, by its first character. INSIDE are the later bytes of a character that is cut into tokens.
 KINDS = SPACE, WHITESPACE, END, PUNCTUATION, LETTER, INSIDE = range(6)
 
+WORDS, SPACE_AROUND = regex.compile(r"\S+"), regex.compile(r"^\s+|\s+$")
+CONTRACTION = regex.compile(r"'\p{L}")  # 's is a piece of its own to GPT-2, and part of its word to us
+
 
 class Word(NamedTuple):
     """A word, its surprisal in bits, the number of its tokens with those of the white space before it, and the entropy
@@ -195,7 +198,7 @@ def word_spans(ids: np.ndarray, pieces: list[bytes], inner: np.ndarray, split_pu
     text = b"".join(pieces).decode("utf-8", errors="surrogateescape")
     ends = list(accumulate(map(len, pieces)))
     at = n_bytes = last = 0
-    for match in regex.finditer(r"\S+", text):
+    for match in WORDS.finditer(text):
         n_bytes += len(text[at : match.end()].encode("utf-8", errors="surrogateescape"))
         at, end = match.end(), bisect_right(ends, n_bytes)
         if not stripped(pieces[last:end]):
@@ -215,7 +218,7 @@ def word_spans(ids: np.ndarray, pieces: list[bytes], inner: np.ndarray, split_pu
 
 def stripped(pieces: list[bytes]) -> str:
     """The text of some tokens without white space around it."""
-    return regex.sub(r"^\s+|\s+$", "", b"".join(pieces).decode("utf-8", errors="replace"))
+    return SPACE_AROUND.sub("", b"".join(pieces).decode("utf-8", errors="replace"))
 
 
 @functools.lru_cache(maxsize=2)
@@ -224,20 +227,20 @@ def token_kinds(encoder: Encoder) -> np.ndarray:
     kinds = np.empty((2, encoder.n_vocab), dtype=np.int8)
     for i in range(encoder.n_vocab):
         text = encoder.token_bytes(i).decode("utf-8", errors="surrogateescape")
-        kinds[:, i] = (kind_of(text), kind_of(regex.sub(r"^\s+", "", text))) if text else INSIDE  # an id without text
+        word = WORDS.search(text)
+        kinds[:, i] = kind_of(text), kind_of(word[0]) if word else WHITESPACE if text else INSIDE
     if encoder.eot_token is not None:
         kinds[:, encoder.eot_token] = END
     return kinds
 
 
 def kind_of(text: str) -> int:
-    """The kind of a text's first character; WHITESPACE if there is none."""
+    """The kind of a text's first character; INSIDE if there is none."""
     first = text[:1]
     if first == " ":
         return SPACE
-    if not first or regex.match(r"\s", first):
-        return WHITESPACE
+    if not WORDS.match(first):
+        return WHITESPACE if first else INSIDE
     if "\udc80" <= first < "\udcc0":
         return INSIDE
-    is_contraction = regex.match(r"'\p{L}", text)  # 's is a piece of its own to GPT-2, and part of its word to us
-    return PUNCTUATION if unicodedata.category(first)[0] in "PS" and not is_contraction else LETTER
+    return PUNCTUATION if unicodedata.category(first)[0] in "PS" and not CONTRACTION.match(text) else LETTER
