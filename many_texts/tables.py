@@ -26,7 +26,7 @@ MAX_NESTED_TYPES = 32  # a parquet column nested deeper is JSON text
 MAX_FIELDS = 1000  # and so are objects with more keys than that, taken together
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: in JSON, or a byte that is not UTF-8
 LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # in JSON, where other control characters are escaped anyway
-QUOTED = re.compile(r'[,"\r\n]|^\s|\s$')  # cells of .csv that need quotes
+ESCAPED = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # by default a text may have no more than 131,072 characters
 
@@ -296,9 +296,8 @@ def text_of(row: Row, column: str) -> tuple[str | None, str | None]:
         return None, "the text is empty"
     if not isinstance(text, str):
         return None, f"the column {column!r} has a {type(text).__name__}, not a text"
-    escaped = next((i for i, character in enumerate(text) if "\udc80" <= character <= "\udcff"), None)
-    if escaped is not None:
-        return None, f"not UTF-8: byte 0x{ord(text[escaped]) - 0xDC00:02X} after {escaped} characters"
+    if not text.isascii() and (escaped := ESCAPED.search(text)):
+        return None, f"not UTF-8: byte 0x{ord(escaped[0]) - 0xDC00:02X} after {escaped.start()} characters"
     return text, None
 
 
@@ -397,7 +396,8 @@ def quoted(text: str | None) -> str:
     """A cell of .csv. An empty text is "", a value that is not there is nothing."""
     if text is None:
         return ""
-    return '"' + text.replace('"', '""') + '"' if not text or QUOTED.search(text) else text
+    needs_quotes = text.strip() != text or not text or any(special in text for special in ',"\r\n')
+    return '"' + text.replace('"', '""') + '"' if needs_quotes else text
 
 
 def write_parquet(file, rows, types):
