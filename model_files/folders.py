@@ -97,7 +97,9 @@ def _folders(models_dir: Path) -> list[str]:
 def missing_files(model_dir: str | os.PathLike[str]) -> list[Path]:
     """Which of the files that a model needs are not in `model_dir`."""
     model_dir = Path(model_dir)
-    return (hugging_face if hugging_face.recognizes(model_dir) else official_files).missing_files(model_dir)
+    if hugging_face.recognizes(model_dir):
+        return hugging_face.missing_files(model_dir)
+    return official_files.missing_files(model_dir)
 
 
 def load_hparams(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
