@@ -86,7 +86,7 @@ def linear_backward(d, w, b):
 
 
 def ffn_backward(d, c_fc, c_proj, *, tape):
-    """linear(gelu(linear(x))): [n_seq, n_embd] -> [n_seq, 4 * n_embd] -> [n_seq, n_embd]"""
+    """linear(gelu(linear(x))): [n_seq, n_embd] -> [n_seq, n_inner] -> [n_seq, n_embd]"""
     d = tape("mlp.post", linear_backward(d, **c_proj))
     d = tape("mlp.pre", gelu_backward(d, tape["mlp.pre"]))
     return linear_backward(d, **c_fc)
