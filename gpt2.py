@@ -68,7 +68,7 @@ def linear(x, w, b):
 
 
 def ffn(x, c_fc, c_proj, *, hook=no_hook):
-    """Feed-forward network, the same for each position: up to n_inner = 4 * n_embd numbers, and back. [n_seq, n_embd]"""
+    """Feed-forward network, the same for each position: up to n_inner (4 * n_embd), and back. [n_seq, n_embd]"""
     pre = hook("mlp.pre", linear(x, **c_fc))  # [n_seq, n_embd] -> [n_seq, n_inner]
     post = hook("mlp.post", gelu(pre))
     return linear(post, **c_proj)  # [n_seq, n_inner] -> [n_seq, n_embd]
