@@ -100,6 +100,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", str(error) or "out of memory")
         except Interrupted:
             self.send(HTTPStatus.OK, kind, '{"interrupted": true}')
+        except Exception as error:  # a mistake of the program's: one line for the page, the traceback for the terminal
+            self.send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8",
+                      f"the server failed ({type(error).__name__}: {error}); its terminal says more")
+            raise
         else:
             self.send(HTTPStatus.OK, kind, answer)
 

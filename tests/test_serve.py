@@ -275,6 +275,14 @@ def test_what_is_wrong_in_a_request_is_one_line(server):
     assert status == 400 and "at most 8,000,000 bytes" in text
 
 
+def test_a_mistake_of_the_programs_is_one_line_for_the_page_and_a_traceback_for_the_terminal(
+        server, explorer, monkeypatch, capsys):
+    monkeypatch.setattr(explorer, "see", lambda asked: {}["key"])
+    status, _, text = ask(server, f"/{TOKEN}/see", "{}")
+    assert status == 500 and text == "the server failed (KeyError: 'key'); its terminal says more"
+    wait_for(lambda: "KeyError: 'key'" in capsys.readouterr().err)
+
+
 def test_it_listens_on_this_machine_alone(server):
     assert server.server_address[0] == "127.0.0.1"
 

@@ -25,27 +25,32 @@ async function ask(fields) {
   waiting = true;
   if (asking) return;
   asking = true;
-  while (waiting) {
-    waiting = false;
-    const sent = { ...wanted, ids: wanted.ids ?? data.ids, temperature: state.temperature };
-    wanted.steps = []; // they are done once
-    const answer = await answerTo("see", request(sent));
-    if (answer === null) { // no server: once more, with what was changed meanwhile
-      wanted.steps = [...sent.steps, ...wanted.steps];
-      waiting = true;
-      await pause(PAUSE);
-    } else if (answer.error !== undefined) {
-      if (sent.text !== null) refused = answer.error;
-      problem(answer.error);
-      if (!waiting) Object.assign(wanted, state, { text: null, ids: data.ids, steps: [] }); // the rest goes on
-      show();
-    } else {
-      if (sent.text !== null) refused = "";
-      problem(refused);
-      take(answer, sent);
-    }
+  try {
+    while (waiting) await askOnce();
+  } finally {
+    asking = false;
   }
-  asking = false;
+}
+
+async function askOnce() {
+  waiting = false;
+  const sent = { ...wanted, ids: wanted.ids ?? data.ids, temperature: state.temperature };
+  wanted.steps = []; // they are done once
+  const answer = await answerTo("see", request(sent));
+  if (answer === null) { // no server: once more, with what was changed meanwhile
+    wanted.steps = [...sent.steps, ...wanted.steps];
+    waiting = true;
+    await pause(PAUSE);
+  } else if (answer.error !== undefined) {
+    if (sent.text !== null) refused = answer.error;
+    problem(answer.error);
+    if (!waiting) Object.assign(wanted, state, { text: null, ids: data.ids, steps: [] }); // the rest goes on
+    show();
+  } else {
+    if (sent.text !== null) refused = "";
+    problem(refused);
+    take(answer, sent);
+  }
 }
 
 // What the server answers: its data, {error} where it refuses, null where it is not there.
