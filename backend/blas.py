@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+# the names that the product of two float32 matrices may have, and the variables that limit a BLAS's threads
 PRODUCTS = ("scipy_cblas_sgemm64_", "scipy_cblas_sgemm", "cblas_sgemm64_", "cblas_sgemm_64", "cblas_sgemm")
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -98,7 +99,7 @@ class Blas:
                     return
                 self.before = before
                 self._set(numbers)
-                if self._numbers() == before:  # another thread holds it with threadpoolctl, and gives it back
+                if self._numbers() == before:  # another thread limits it, and will give back what it found
                     self.before = None
             else:
                 self._set(numbers)
@@ -108,9 +109,9 @@ class Blas:
                 self.before = None
 
     def _give_back_later(self) -> None:
-        """Give back what could not be given back: another thread has begun to limit the BLAS meanwhile.
+        """Give the numbers back when another thread, which has begun to limit the BLAS meanwhile, lets us.
 
-        When its `threadpool_limits` ends, it sets the number that it found, which was ours.
+        When its `threadpool_limits` ends, it sets the number that it found, which was that of the pass.
         """
         for i in range(20):
             time.sleep(2**i / 1000)  # in all for 17 minutes; after that, the next pass does it

@@ -17,8 +17,8 @@ So the work is shared out in larger pieces, each computed with one BLAS thread:
   been fastest lately (`backend.tuner`).
 
 The BLAS has one number of threads for the whole process, so this is for one pass at a time. Passes that run meanwhile,
-in other threads of the program, are each computed by their own thread alone. A BLAS that never uses more than one
-thread leaves all sharing to the pass, a single row's too.
+in other threads of the program, are each computed by their own thread alone. Where the BLAS never uses more than one
+thread, the pass shares out everything, a single row too.
 """
 import functools
 import os
@@ -41,7 +41,7 @@ from generation.hooks import no_hook
 MAX_PANEL_ROWS = 64  # up to so many rows, panels are faster than the BLAS's threads on two cores
 
 Result = TypeVar("Result")
-taken: dict[str, "Pass"] = {}  # "cores": by which pass
+taken: dict[str, "Pass"] = {}  # "cores": the pass that uses them all
 
 
 def on_the_cores(forward: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
@@ -81,7 +81,7 @@ def n_cores() -> int:
 
 
 class Pass:
-    """What a pass has taken, so that `end` can give it back, whenever Ctrl-C comes. It may be called twice."""
+    """What a pass has taken. `end` gives it back, whenever Ctrl-C comes, and may be called twice."""
 
     def __init__(self) -> None:
         self.team: Team | None = None
