@@ -264,9 +264,7 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         print(*available_models(models_dir), sep="\n")
         return
     with terminal.argument_errors():  # before anything is downloaded
-        check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop)
-        if json and echo:
-            raise ValueError("echo makes no difference with json: each line has its prompt")
+        check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop, echo, json)
     model = load_encoder_hparams_and_params(model_size, models_dir)
     encoder, hparams, params = model
 
@@ -282,10 +280,7 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
             if json:
                 text_out.print_json(prompt=prompt, continuation="".join(pieces), seed=sample_seed)
             else:
-                if n_samples > 1:
-                    terminal.notice(f"{'=' * 30} SAMPLE {i + 1} {'=' * 30}")
-                text = text_out.print_pieces(pieces, before=prompt if echo else "")
-                text_out.end_line(text, anyway=n_samples > 1)
+                text_out.print_text(pieces, before=prompt if echo else "", number=i + 1 if n_samples > 1 else None)
         terminal.notice(stopwatch)
 
     text_in.for_each_prompt(continue_text, prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)

@@ -38,13 +38,16 @@ def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
         yield held
 
 
-def print_pieces(pieces: Iterable[str], before: str = "") -> str:
-    """Print pieces of text as they come, and what goes before the first one; returns all of it."""
+def print_text(pieces: Iterable[str], before: str = "", number: int | None = None) -> None:
+    """Print pieces of text as they come, and what goes before the first one. One of several texts has its number above
+    it, on stderr, and ends with a newline."""
+    if number is not None:
+        print(f"{'=' * 30} SAMPLE {number} {'=' * 30}", file=sys.stderr, flush=True)
     text = ""
     for piece in itertools.chain([before], pieces):
         print(piece, end="", flush=True)
         text += piece
-    return text
+    end_line(text, anyway=number is not None)
 
 
 def print_json(**values: object) -> None:

@@ -115,12 +115,15 @@ def check_generation(inputs: Sequence[int] | np.ndarray, params: dict[str, Any],
     return ids
 
 
-def check_command(sampling: "Sampling", n_tokens_to_generate: int, n_samples: int, stop: str | None) -> None:
+def check_command(sampling: "Sampling", n_tokens_to_generate: int, n_samples: int, stop: str | None,
+                  echo: bool = False, json: bool = False) -> None:
     """ValueError unless the options of gpt2.py fit each other, as far as that is known without the model."""
     check_whole("n_tokens_to_generate", n_tokens_to_generate, 1)
     check_whole("n_samples", n_samples, 1)
     if stop == "":
         raise ValueError("stop is empty: give the text before which to end")
+    if json and echo:
+        raise ValueError("echo makes no difference with json: each line has its prompt")
     idle = {"top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed,
             "n_samples": n_samples if n_samples > 1 else None}
     for name, value in idle.items():

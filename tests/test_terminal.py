@@ -244,9 +244,12 @@ def test_until_without_a_stop():
     assert list(text_out.until(iter(["a", "b"]), None)) == ["a", "b"]
 
 
-def test_print_pieces(capsys):
-    assert text_out.print_pieces(iter(["a", "\n", "b"]), before="x ") == "x a\nb"
-    assert capsys.readouterr().out == "x a\nb"
+def test_print_text(capsys):
+    text_out.print_text(iter(["a", "\n", "b"]), before="x ")
+    assert capsys.readouterr() == ("x a\nb", "")
+    text_out.print_text(iter(["a", "b"]), number=2)
+    out, err = capsys.readouterr()
+    assert out == "ab\n" and " SAMPLE 2 " in err and len(err) < 81
 
 
 def test_the_stopwatch(monkeypatch):
@@ -277,7 +280,7 @@ def streams(monkeypatch, tmp_path):
         with open(os.dup(fds[stdout]), "w") as out, open(os.dup(fds[stderr]), "w") as err:
             monkeypatch.setattr(sys, "stdout", out)
             monkeypatch.setattr(sys, "stderr", err)
-            text_out.end_line(text_out.print_pieces([text]))
+            text_out.print_text([text])
             terminal.notice("closing line")
             monkeypatch.undo()
         os.write(tty, b"$")  # the shell's prompt
@@ -319,7 +322,7 @@ def test_pipes_that_cannot_be_told_apart_are_not_the_same(monkeypatch):
 
 
 def test_a_stream_that_is_not_a_file_gets_no_line_end(capsys):
-    text_out.end_line(text_out.print_pieces(["text"]))
+    text_out.print_text(["text"])
     assert capsys.readouterr().out == "text"
 
 
