@@ -100,8 +100,8 @@ def table_circuits(result, *, k: int = 5) -> list[Table]:
         columns.append([f"{a}.{b} → {c}.{d}  {scores[a, b, c, d]:.3f}" for a, b, c, d in pairs])
     heads = []
     for largest in (result.ov[..., 0], result.qk[..., 0]):  # each [n_layer, n_head]
-        best = zip(*np.unravel_index(np.argsort(-largest, axis=None, kind="stable")[:k], largest.shape), strict=True)
-        heads.append([f"{layer}.{head}  {largest[layer, head]:.2f}" for layer, head in best])
+        places = zip(*np.unravel_index(np.argsort(-largest, axis=None, kind="stable")[:k], largest.shape), strict=True)
+        heads.append([f"{layer}.{head}  {largest[layer, head]:.2f}" for layer, head in places])
     return [Table("<<<", ["queries", "keys", "values"], [list(row) for row in zip(*columns, strict=True)]),
             Table("<<", ["OV", "QK"], [list(row) for row in zip(*heads, strict=True)])]
 
