@@ -5,10 +5,8 @@ model, generation, command line. Comments give shapes: n_seq tokens, each a vect
 heads of d_head = n_embd / n_head numbers.
 
     from utils import load_encoder_hparams_and_params
-    model = load_encoder_hparams_and_params("shakespeare")  # or "124M"
-    encoder, hparams, params = model
-    logits = gpt2(encoder.encode("Hello"), **params, n_head=hparams["n_head"])  # [n_seq, n_vocab]; or:
-    logits = model.logits(model.encode("Hello"))
+    encoder, hparams, params = load_encoder_hparams_and_params("shakespeare")  # or "124M"
+    logits = gpt2(encoder.encode("Hello"), **params, n_head=hparams["n_head"])  # [n_seq, n_vocab]
 
 The model is that of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), as in `model.py` of
 https://github.com/openai/gpt-2.
@@ -78,16 +76,9 @@ def ffn(x, c_fc, c_proj, *, hook=no_hook):
 def attention(q, k, v, mask=0, *, hook=no_hook):
     """Each query takes the average of the values, weighted by how well its key fits the query.
 
-    Scaled dot-product attention (Vaswani et al., https://arxiv.org/abs/1706.03762), for one head or, with a leading
-    axis, for all heads at once.
-
-    Args:
-        q: queries [..., n_query, d_head].
-        k, v: keys and values [..., n_key, d_head].
-        mask: [n_query, n_key], added to the scores: -inf where a query must not look.
-
-    Returns:
-        [..., n_query, d_head]
+    Scaled dot-product attention (Vaswani et al., https://arxiv.org/abs/1706.03762): q [..., n_query, d_head], k and v
+    [..., n_key, d_head] -> [..., n_query, d_head], for one head or all at once. mask [n_query, n_key] is added to the
+    scores: -inf where a query must not look.
     """
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]) + mask  # [..., n_query, n_key]
     pattern = hook("attn.pattern", softmax(hook("attn.attn_scores", scores)))
