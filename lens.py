@@ -29,6 +29,7 @@ if __name__ == "__main__":
 from collections.abc import Callable
 
 from cli.terminal import run_command_line
+from generation.hooks import hook_names
 from inside.ablation import Ablation, ablation, plot_ablation, show_ablation
 from inside.attention import Attention, attention, plot_attention, show_attention
 from inside.attribution import Attribution, attribution, plot_attribution, show_attribution
@@ -37,7 +38,7 @@ from inside.circuits import Circuits, circuits, plot_circuits, show_circuits
 from inside.detect_heads import HeadScores, detect_heads, plot_detect_heads, show_detect_heads
 from inside.gradients import gradients
 from inside.induction import Induction, induction, plot_induction, show_induction
-from inside.interventions import Intervention, compose, hook_names, mean, patch, record, sweep, zero
+from inside.interventions import Intervention, compose, mean, patch, record, sweep, zero
 from inside.logit_lens import LogitLens, logit_lens, plot_logit_lens, show_logit_lens, unembed
 from inside.neighbours import Neighbours, neighbours, plot_neighbours, show_neighbours
 from inside.next_tokens import NextTokens, next_tokens, plot_next_tokens, show_next_tokens

@@ -5,33 +5,33 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cli.arguments import CommandLineError
 from inside.result import Baseline
 
-F = TypeVar("F", bound=Callable)
+Result = TypeVar("Result")
 
 
-def is_many(text) -> bool:
+def is_many(text: Any) -> bool:
     """Whether a text is a list of texts; a list of whole numbers is one text's ids."""
     return not isinstance(text, str) and len(text) > 0 and not isinstance(text[0], numbers.Integral)
 
 
-def over_texts(*names: str) -> Callable[[F], F]:
+def over_texts(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """A decorator of a question: the arguments of these names may be lists, one for each text.
 
     The first of them says whether they are; the others may be one for all texts. Over many texts, the result's arrays
     are means, and it has `standard_error` and `n_texts`.
     """
 
-    def decorate(ask: F) -> F:
+    def decorate(ask: Callable[..., Result]) -> Callable[..., Result]:
         signature = inspect.signature(ask)
 
         @functools.wraps(ask)
-        def run(*args, **kwargs):
+        def run(*args: Any, **kwargs: Any) -> Result:
             given = signature.bind(*args, **kwargs).arguments
             if not is_many(given[names[0]]):
                 return ask(*args, **kwargs)
@@ -42,12 +42,12 @@ def over_texts(*names: str) -> Callable[[F], F]:
                     raise ValueError(f"{name} is a list of {len(values)}, but there are {n} texts")
             return mean_of([ask(**{**given, **{name: values[i] for name, values in lists.items()}}) for i in range(n)])
 
-        return cast(F, run)
+        return run
 
     return decorate
 
 
-def mean_of(results: list):
+def mean_of(results: list[Any]) -> Any:
     """The mean of several results of one kind, with the standard error of its first array."""
     first, n = results[0], len(results)
     mean = type(first)(*(_mean_field(values) for values in zip(*results, strict=True)))
@@ -59,7 +59,7 @@ def mean_of(results: list):
     return mean
 
 
-def _mean_field(values):
+def _mean_field(values: tuple[Any, ...]) -> Any:
     """The mean of numbers; of pieces, those that all texts share."""
     first = values[0]
     if isinstance(first, np.ndarray):
@@ -76,13 +76,14 @@ def _mean_field(values):
     return first
 
 
-def _mean_baseline(runs):
+def _mean_baseline(runs: tuple[Baseline, ...]) -> Baseline:
     n_right = sum(run.right for run in runs)
     return Baseline(runs[0].name, float(np.mean([run.value for run in runs])),
                     f"the answer in {n_right} of {len(runs)} texts", None, n_right == len(runs))
 
 
-def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, object]) -> dict[str, list]:
+def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, Any]
+            ) -> dict[str, list[Any]]:
     """The columns of a CSV file of texts and answers, one text in each row, for a question over many texts.
 
     Args:

@@ -38,6 +38,9 @@ def program() -> None:
     lens.plot_attention(lens.attention(ids, model, layer=1, head=5))
     lens.plot_logit_lens(lens.logit_lens(text, model, hook=without_head_5))
     lens.plot_attribution(lens.attribution(text, model, " C", heads=True))
+    change: np.ndarray = lens.ablation([text, text], model, [" C", " S"]).change
+    d: np.ndarray = lens.gradients(text, model, " C")["embed"]
+    print(change, d, lens.path_patching(text, text, model, " C", receiver="blocks.3.attn.q.2").grid)
     lens.plot_ablation(lens.ablation(text, model, " C", what="mlp_out"))
     lens.plot_patching(lens.patching(text, ids, model, " C", " S", at="z"))
     lens.plot_saliency(lens.saliency(text, model, " C"))
