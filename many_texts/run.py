@@ -255,9 +255,9 @@ def survey(rows, options, added, dropped):
     """Read the whole input once, so that what is wrong with it is known before the work begins.
 
     Returns:
-        dict {column of the output: pyarrow type, or None if that does not matter}.
+        dict {column of the output: pyarrow type}.
     """
-    known = rows.source.types()
+    known, where = rows.source.types(), "stdin" if options.texts in (None, "-") else options.texts
     parquet = options.out.lower().endswith(".parquet")
     columns = tables.Columns(typed=parquet and rows.source.kind == ".jsonl")
     for text in rows.first(columns):
@@ -266,12 +266,12 @@ def survey(rows, options, added, dropped):
     types = columns.types() | known
     for option, name in (("column", options.column), ("context", options.context)):
         if name is not None and name not in types and (types or rows.n):
-            raise CommandLineError(f"there is no column {name!r} in {options.texts}: the columns are "
+            raise CommandLineError(f"there is no column {name!r} in {where}: the columns are "
                                    f"{', '.join(types) or 'none'}; give one with --{option}")
     types = {name: kind for name, kind in types.items() if name not in dropped}
     clash = [name for name in added if options.prefix + name in types]
     if clash:
-        raise CommandLineError(f"{options.texts} has a column {options.prefix + clash[0]!r} already, which this would "
+        raise CommandLineError(f"{where} has a column {options.prefix + clash[0]!r} already, which this would "
                                "add: with --prefix new_ the names of all added columns begin with new_")
     return types | {options.prefix + name: tables.arrow_type(kind) for name, kind in added.items()}
 
