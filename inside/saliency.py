@@ -82,8 +82,8 @@ def show_saliency(text: str | None = None, answer: str | None = None, wrong: str
     """What each token of a text does for the answer: the gradient of its logit times the token's embedding.
 
     Args:
-        answer: the token to explain: its text, as " C" with its space, or its id, as "#417"; by default the model's
-            likeliest.
+        answer: the token to explain: its text, with its space if it has one, or its id, as "#417"; by default the
+            model's likeliest.
         wrong: another token: what is explained is then the answer's logit minus this one's.
         position: the token after which the answer comes, from 0; -1 is the last one.
     """
