@@ -59,8 +59,11 @@ def read_index(prefix: Path) -> dict[str, Entry]:
         raise ValueError("it does not end as a LevelDB table does")
     try:
         _, i = _handle(table, len(table) - FOOTER)  # the metaindex block, which is empty
-        pairs = [pair for _, data_block in _block(table, _handle(table, i)[0])
-                 for pair in _block(table, _handle(data_block, 0)[0])]
+        pairs: list[tuple[bytes, bytes]] = []
+        for last, handle in _block(table, _handle(table, i)[0]):
+            pairs += _block(table, _handle(handle, 0)[0])
+            if pairs and pairs[-1][0] > last:
+                raise ValueError("a name is not in the block in which it would be looked up")
         if any(a >= b for (a, _), (b, _) in zip(pairs, pairs[1:])):
             raise ValueError("its names are not sorted")
         if not pairs or pairs[0][0] != b"":

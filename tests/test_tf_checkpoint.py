@@ -182,6 +182,16 @@ def move_restart(folder, i):
     path.write_bytes(block + struct.pack("<I", random_model.masked_crc(block)) + table[end + 9 :])
 
 
+def flip_last_name(folder):
+    """Let the index of blocks say that their last name is an earlier one, with a good checksum."""
+    path = folder / "model.ckpt.index"
+    table = path.read_bytes()
+    start = table.rindex(b"model/wte") - 3  # after three numbers
+    end = start + table[start:].index(struct.pack("<IIB", 0, 1, 0)) + 9
+    block = table[start:end].replace(b"model/wte", b"model/wta")
+    path.write_bytes(table[:start] + block + struct.pack("<I", random_model.masked_crc(block)) + table[end + 4 :])
+
+
 DAMAGES = {
     "the index is cut": (lambda f: os.truncate(f / "model.ckpt.index", 50), "index is damaged .*: download it again"),
     "the index is empty": (lambda f: (f / "model.ckpt.index").write_bytes(b""), "index is damaged"),
@@ -191,6 +201,7 @@ DAMAGES = {
     "no header": (lambda f: rewrite_index(f, header=None), r"index is damaged \(it has no header\)"),
     "a billion entries": (lambda f: claim_entries(f, 10**9), "index is damaged .* cannot have 1,000,000,000 restarts"),
     "a restart": (lambda f: move_restart(f, 5), r"index is damaged \(its restarts are not where names begin\)"),
+    "the last name of a block": (lambda f: flip_last_name(f), "a name is not in the block in which it would be looked"),
     "no entries": (lambda f: claim_entries(f, 0), "index is damaged"),
     "the data are cut": (lambda f: os.truncate(f / DATA_FILE, 1000),
                          "data-.* is damaged: it has 1,000 bytes, but its tensors need 40,[0-9]{3};"),
@@ -241,7 +252,7 @@ def read_by_both(tf, folder):
 
 
 TENSORFLOWS_OWN = ("no header",  # it takes the first entry for the header
-                   "a restart",  # it refuses the tensors whose search meets it, which no model is whole without
+                   "a restart", "the last name of a block",  # it refuses only the tensors whose search meets it
                    "a negative shape")  # it aborts the process
 
 
