@@ -268,7 +268,7 @@ def test_only_its_own_page_with_the_token_gets_an_answer(server):
 
 def test_what_is_wrong_in_a_request_is_one_line(server):
     for body, message in (('{"text": "' + "word " * 300 + '"}', "context holds 256"), ("[1]", "fields"),
-                          ("{", "Expecting"), (b"\xff", "utf-8"), ("[" * 100_000, "recursion")):
+                          ("{", "Expecting"), (b"\xff", "utf-8"), ("[" * 100_000, "while decoding a JSON array")):
         status, _, text = ask(server, f"/{TOKEN}/see", body)
         assert status == 400 and message in text and "\n" not in text
     status, _, text = ask(server, f"/{TOKEN}/see", b"", Content_Length="99999999")
