@@ -70,8 +70,8 @@ def generation(folder, quick):
             if every:
                 check_agreement(workers, n_vocab)
         table.note("In brackets: our time over theirs (below 1: we are faster), the median of the ratios within "
-                   "a round, which need not be the ratio of the medians. All compute in float32 but the last, "
-                   "which is not compared with." + "".join(
+                   "a round, which need not be the ratio of the medians. All but the last compute in float32; "
+                   "the last has no target." + "".join(
                        f" {ENGINES[name].name} was not run: {', '.join(packages)} not installed."
                        for name in ENGINES if (packages := Worker.missing(name))))
         tables.append(table)

@@ -34,10 +34,10 @@ def main(quick=False, all_sizes=False, keep_environment=False):
     said = "; ".join(f"{name}={value}" for name, value in (bound or unbound).items())
     head = ["# Measured", "", machine()]
     if unbound:
-        head.append(f"The shell's {said}, which holds NumPy's BLAS to an older processor's instructions while the "
+        head.append(f"The shell's {said}, which limits NumPy's BLAS to an older processor's instructions while the "
                     "peers use this one's, was taken out of the environment (`--keep_environment` leaves it).")
     elif bound:
-        head.append(f"With {said} in the environment, which holds NumPy's BLAS to an older processor's instructions.")
+        head.append(f"With {said} in the environment, which limits NumPy's BLAS to an older processor's instructions.")
     print("\n".join(head), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         models_dir = Path(temporary) if quick else ROOT / "models"
