@@ -93,7 +93,7 @@ def merge_pairs(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) 
 class _PieceIds(dict[str, list[int]]):
     """{piece of text: its ids}, computed when a piece is first met: after that it costs one lookup."""
 
-    MOST_PIECES, LONGEST_PIECE = 2**18, 100  # bounds the memory of a service that reads texts for months
+    MAX_PIECES, MAX_LENGTH = 2**18, 100  # bounds the memory of a service that reads texts for months
 
     def __init__(self, byte_ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> None:
         super().__init__()
@@ -101,8 +101,8 @@ class _PieceIds(dict[str, list[int]]):
 
     def __missing__(self, piece: str) -> list[int]:
         ids = merge_pairs([self.byte_ids[byte] for byte in piece.encode("utf-8")], self.merges)
-        if len(piece) <= self.LONGEST_PIECE:
-            if len(self) >= self.MOST_PIECES:
+        if len(piece) <= self.MAX_LENGTH:
+            if len(self) >= self.MAX_PIECES:
                 self.clear()
             self[piece] = ids
         return ids
@@ -112,20 +112,20 @@ class AddedToken(NamedTuple):
     """A token that no merge makes: `[PAD]`, `<|startoftext|>`, ... The fields are those of Hugging Face's files."""
 
     id: int
-    lstrip: bool = False  # the white space before it, after it, belongs to it and is lost
-    rstrip: bool = False
-    single_word: bool = False  # not where a letter, a digit or _ stands directly before or after it
-    normalized: bool = False  # found only in what those that are not have left
+    lstrip: bool = False  # white space before it belongs to it, and is lost
+    rstrip: bool = False  # the same for white space after it
+    single_word: bool = False  # not found with a letter, a digit or _ directly before or after it
+    normalized: bool = False  # looked for last, in the text that the others have left
 
 
 class Encoder:
     """GPT-2's tokenizer.
 
     Attributes:
-        name: str, that of the model whose vocabulary it is, or None.
+        name: str, the name of the model whose vocabulary it is, or None.
         n_vocab: int, the number of the model's token ids, which are 0 to n_vocab - 1. That may be more than there are
             tokens (padded to a round number for speed): the surplus ids stand for no text.
-        eot_token: int, the id that ends a text, `<|endoftext|>` unless the model has another; None where there is none.
+        eot_token: int, the id that ends a text, `<|endoftext|>` unless the model has another; None if there is none.
         added_tokens: dict {text: `AddedToken`}, those of a model from Hugging Face; `encode` finds them in a text. In
             OpenAI's layout there are none: `<|endoftext|>` is 13 ordinary characters there, and `encode` never
             returns eot_token.
@@ -151,7 +151,7 @@ class Encoder:
 
         Raises:
             ValueError: the ids are not 0 to n - 1, a byte has no token, a merge needs a token that is not in the
-                vocabulary, or no merge makes a token (none need make added ones and special ones, <...>).
+                vocabulary, or a token comes from no merge (added tokens and special ones, <...>, need none).
         """
         if not isinstance(vocabulary, dict):
             raise ValueError(f"the vocabulary must map tokens to ids, not be a {type(vocabulary).__name__}")
@@ -219,7 +219,7 @@ class Encoder:
                              "of a character, which UTF-8 cannot represent; remove it") from None
 
     def _find_added_tokens(self, text: str) -> list[str | int]:
-        """The text in parts: ids of added tokens, and what lies between them. A longer token goes before a shorter."""
+        """The text in parts: ids of added tokens, and the text between them. Longer tokens come first."""
         parts: list[str | int] = [text]
         for normalized in (False, True):
             tokens = {text: token for text, token in self.added_tokens.items() if token.normalized == normalized}
@@ -282,7 +282,7 @@ class Encoder:
 
 
 def split_at(text: str, tokens: dict[str, AddedToken]) -> Iterator[str | int]:
-    """A text in parts: the ids of these added tokens where they stand in it, and what lies between them.
+    """Split a text at these added tokens: yields their ids, and the text between them.
 
     >>> list(split_at("To be<end> or not", {"<end>": AddedToken(7, rstrip=True)}))
     ['To be', 7, 'or not']
@@ -321,7 +321,7 @@ def get_encoder(model_name: str, models_dir: str | os.PathLike[str]) -> Encoder:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. FileNotFoundError, or ValueError where it is not JSON."""
+    """What a JSON file holds. FileNotFoundError, or ValueError if it is not JSON."""
     text = _read_text(path)
     try:
         return json.loads(text)

@@ -72,7 +72,7 @@ def ffn(x, c_fc, c_proj, *, hook=no_hook):
     return linear(post, **c_proj)  # [n_seq, n_inner] -> [n_seq, n_embd]
 
 
-@head_by_head  # a long text: one head after the other
+@head_by_head  # a long text: one head at a time
 def attention(q, k, v, mask=0, *, hook=no_hook):
     """Each query takes the average of the values, weighted by how well its key fits the query.
 
@@ -91,14 +91,14 @@ def causal_mask(n_query, n_key):
     return np.triu(np.full((n_query, n_key), -np.inf, dtype=np.float32), k=1 + n_key - n_query)
 
 
-@text_by_text  # several texts side by side: each looks at itself only
+@text_by_text  # several texts side by side: each attends only to itself
 def causal_attention(q, k, v, cache, *, hook=no_hook):
     """Attention within one text: each query looks at its own and the earlier positions. [n_head, n_seq, d_head]"""
     k, v = cache.extend(k, v)  # with those of the tokens before: [n_head, n_key, d_head]
     return attention(q, k, v, causal_mask(q.shape[1], k.shape[1]), hook=hook)
 
 
-@with_results  # a hook that asks for attn.result: what each head adds
+@with_results  # attn.result, what each head adds, for a hook that asks for it
 def mha(x, c_attn, c_proj, n_head, *, cache=no_cache, hook=no_hook):
     """Causal multi-head attention: each head looks at this and the earlier positions. [n_seq, n_embd] -> the same"""
     n_seq, n_embd = x.shape
@@ -109,7 +109,7 @@ def mha(x, c_attn, c_proj, n_head, *, cache=no_cache, hook=no_hook):
     v = hook("attn.v", qkv[:, 2]).swapaxes(0, 1)
     z = causal_attention(q, k, v, cache, hook=hook)  # [n_head, n_seq, d_head]
     z = hook("attn.z", z.swapaxes(0, 1))  # [n_head, n_seq, d_head] -> [n_seq, n_head, d_head]
-    return linear(z.reshape(n_seq, n_embd), **c_proj)  # the heads side by side, and mixed
+    return linear(z.reshape(n_seq, n_embd), **c_proj)  # the heads side by side, then mixed
 
 
 @wanted_rows_only  # in the last layer: only the rows whose logits are wanted
@@ -172,7 +172,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, h
 
 def decode(ids: list[int], n_new: int, forward: Callable, cache: KVCache, choose: Callable, stop_id: int | None
            ) -> Iterator[int]:
-    """The autoregressive loop: each new token is appended to what the next one is computed from."""
+    """The autoregressive loop: each new token is input for the next. Yields at most n_new ids, none after stop_id."""
     step = ids  # first the whole prompt; then only the last token, since the cache has the others
     for _ in range(n_new):
         logits = forward(step, cache=cache, n_logits=1)  # [1, n_vocab]
@@ -186,10 +186,10 @@ def decode(ids: list[int], n_new: int, forward: Callable, cache: KVCache, choose
 def generate(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head: int, n_tokens_to_generate: int, *,
              temperature: float = 0, top_k: int | None = None, top_p: float | None = None, seed: int | None = None,
              stop_id: int | None = None, lookup: bool = True, hook: Hook | None = None) -> list[int]:
-    """Continue `inputs`, one token after the other.
+    """Continue `inputs`, one token at a time.
 
     Args:
-        inputs: token ids of the prompt, a sequence of int; it stays as it is.
+        inputs: token ids of the prompt, a sequence of int; it is not changed.
         params: dict of the weights, as `utils.load_encoder_hparams_and_params` returns them.
         n_head: number of attention heads.
         n_tokens_to_generate: how many, at least 1; the prompt and the new tokens together must fit the context.
@@ -200,7 +200,7 @@ def generate(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head:
         hook: as in `gpt2`, called in each pass.
 
     Returns:
-        list of int, the new ids: n_tokens_to_generate of them, or fewer where stop_id came.
+        list of int, the new ids: n_tokens_to_generate of them, or fewer if the model chose stop_id.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message says which and why.
@@ -241,7 +241,7 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
         top_k: choose among the k most likely tokens only; needs a temperature.
         top_p: choose among the fewest tokens that together have this probability; needs a temperature.
-        seed: a whole number, with which the text is the same each time; needs a temperature.
+        seed: a whole number that makes the text the same each time; needs a temperature.
         n_samples: how many continuations; with --seed S they use seeds S, S + 1, ...; needs a temperature.
         stop: end before this text; \\n is a newline, \\t a tab.
         echo: print the prompt before its continuation.

@@ -2,14 +2,14 @@
 
 A model is a folder with the files in which OpenAI published GPT-2: hparams.json (the sizes), encoder.json and vocab.bpe
 (the vocabulary), and a TensorFlow checkpoint (the weights); or with those of Hugging Face
-(`model_files/hugging_face.py`). `load_encoder_hparams_and_params` finds it by its name, downloads it where it is not
+(`model_files/hugging_face.py`). `load_encoder_hparams_and_params` finds it by its name, downloads it if it is not
 there yet, and reads it.
 
 The weights are kept beside the checkpoint as one plain NumPy file, which later runs map into memory in a millisecond
 (`model_files/weights.py`).
 
-What people should know meanwhile (a download, a conversion, a wait) is logged as a warning, which Python's `logging`
-prints to stderr as a plain line, unless it is told otherwise.
+Downloads, conversions and waits are announced as warnings of Python's `logging`, which prints them to stderr unless it
+is configured otherwise.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ import numpy as np
 from encoder import Encoder, get_encoder
 from model_files import folders, hub, hugging_face, weights
 from model_files import tf_checkpoint as checkpoint
-from model_files.folders import BUNDLED_MODEL as BUNDLED_MODEL  # "as", since they can be imported from here, too
+from model_files.folders import BUNDLED_MODEL as BUNDLED_MODEL  # "as": can be imported from here, too
 from model_files.folders import DEFAULT_MODEL, is_hub_name
 from model_files.folders import MODELS_DIR as MODELS_DIR
 from model_files.folders import available_models as available_models
@@ -44,14 +44,14 @@ logger = logging.getLogger(__name__)
 
 
 class Model(NamedTuple):
-    """A model as it was loaded: (encoder, hparams, params), and the calls that are made of them most.
+    """A loaded model: (encoder, hparams, params), with methods for what people do with it most.
 
     >>> model = load_encoder_hparams_and_params("shakespeare")
     >>> model.decode(model.generate(model.encode("O Romeo, Romeo! wherefore art thou"), 3))
     ' Romeo?'
     """
 
-    encoder: Encoder  # or None: such a model takes ids, no text
+    encoder: Encoder  # None for a model that takes ids, not text
     hparams: dict[str, Any]
     params: dict[str, Any]
 
@@ -64,7 +64,7 @@ class Model(NamedTuple):
         return int(self.hparams["n_layer"])
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; <|endoftext|>, which begins a new text, where it is empty."""
+        """The ids of a text; those that begin a new text ([<|endoftext|>]) if it is empty."""
         return self._encoder.encode(text) or self._encoder.new_text()
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -72,7 +72,7 @@ class Model(NamedTuple):
 
     def logits(self, ids: Sequence[int] | np.ndarray, **options: Any) -> np.ndarray:
         """float32 [n_seq, n_vocab]; the options are those of `gpt2.gpt2`: cache, n_logits, hook."""
-        from gpt2 import gpt2  # here: gpt2.py imports this module
+        from gpt2 import gpt2  # here: when run as a program, gpt2.py imports this module
 
         return gpt2(ids, **self.params, n_head=self.n_head, **options)
 
@@ -180,7 +180,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str | os.PathLike[str], hparams:
 
 
 def load_params(model_dir: str | os.PathLike[str], hparams: dict[str, Any]) -> dict[str, Any]:
-    """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
+    """The weights of the model in `model_dir`, mapped from their converted copy, which is made if it is missing.
 
     Returns and raises as `load_gpt2_params_from_tf_ckpt`.
     """
@@ -228,7 +228,7 @@ class Params(dict[str, Any]):
 
 
 class Blocks(list[dict[str, Any]]):
-    """The list of a model's blocks, with their n_head: no weight's shape tells it, and a wrong one gives garbage."""
+    """The list of a model's blocks, with their n_head: no weight's shape shows it, and a wrong one gives garbage."""
 
     def __init__(self, blocks: Iterable[dict[str, Any]], n_head: int) -> None:
         super().__init__(blocks)

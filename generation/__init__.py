@@ -1,1 +1,1 @@
-"""What generation needs beside the model: kv cache, sampling, prompt lookup, hooks, what is refused."""
+"""What generation needs besides the model: kv cache, sampling, prompt lookup, hooks, argument checks."""

@@ -1,4 +1,4 @@
-"""What the model refuses, with the reason."""
+"""Argument checks: what the model refuses, and why."""
 import functools
 import numbers
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ class ForwardPass(Protocol):
 def checked_pass(forward: Callable[..., np.ndarray]) -> ForwardPass:
     """A decorator of the forward pass, for its callers' sake.
 
-    It refuses arguments that do not fit each other; makes the ids an array, the hook one that always returns a value,
-    a cache where there is none and n_logits a number; and leaves the cache as it was where the pass ends with an
-    exception.
+    It refuses arguments that do not fit each other, makes the ids an array, wraps the hook so that it always returns a
+    value, makes a cache if there is none, and sets n_logits. If the pass raises an exception, the cache is left as it
+    was.
     """
 
     @functools.wraps(forward)
@@ -44,7 +44,7 @@ def checked_pass(forward: Callable[..., np.ndarray]) -> ForwardPass:
 
 
 def check_ids(ids: Sequence[int] | np.ndarray, n_vocab: int) -> np.ndarray:
-    """Token ids as an int array [n_seq]; TypeError or ValueError where they are not ids that the model knows."""
+    """Token ids as an int array [n_seq]; TypeError or ValueError if they are not ids that the model knows."""
     try:
         n_seq = len(ids)
     except TypeError:

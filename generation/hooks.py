@@ -1,4 +1,4 @@
-"""Hooks: how the model's intermediate values are called, looked at and replaced."""
+"""Hooks: how the model's intermediate values are named, looked at and replaced."""
 import functools
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ Hook = Callable[[str, np.ndarray], "np.ndarray | None"]  # hook(name, array) -> 
 BY_HEAD = ("attn.q", "attn.k", "attn.v", "attn.attn_scores", "attn.pattern", "attn.z", "attn.result")
 BLOCK_NAMES = ("resid_pre", "ln1.scale", "ln1.normalized", *BY_HEAD, "attn_out", "resid_mid", "ln2.scale",
                "ln2.normalized", "mlp.pre", "mlp.post", "mlp_out", "resid_post")
-ON_REQUEST = "attn.result"  # computed only for a hook that names it: it is n_head times as large as the stream
+ON_REQUEST = "attn.result"  # computed only for a hook that names it: it is n_head times as large as the residual stream
 
 
 @functools.lru_cache
@@ -28,7 +28,7 @@ def no_hook(name: str, x: np.ndarray) -> np.ndarray:
 
 
 class BoundHook:
-    """A user's hook as the layers call it: a value always comes back.
+    """A user's hook as the layers call it: it always returns a value.
 
     Args:
         hook: callable hook(name, array) that returns an array to replace the value, or None to leave it.
@@ -48,11 +48,11 @@ class BoundHook:
                             "the value, or None to leave it")
         if replacement.shape != x.shape:
             raise ValueError(f"the hook returned shape {list(replacement.shape)} for {name}, which has "
-                             f"{list(x.shape)}")
+                             f"{list(x.shape)}: keep the shape")
         return replacement.astype(np.float32, copy=False)
 
     def asks_for(self, name: str) -> bool:
-        """Whether the hook's `names`, if it has any, say this name."""
+        """Whether the hook's `names`, if it has any, include this one."""
         return any(name in asked for asked in getattr(self.hook, "names", None) or ())
 
 
@@ -80,12 +80,12 @@ def check_hook(hook: Any, n_layer: int, n_past: int = 0) -> None:
             raise ValueError(f"the hook is for {pattern}, but the model has layers 0 to {n_layer - 1} only")
     if n_past and getattr(hook, "whole_text", False):
         raise ValueError(f"the hook needs the whole text, but this pass goes on after {n_past} positions, as those of "
-                         "generate() do after the prompt: give mean() values for any position, [n_head, d_head] or "
+                         "generate() do after the prompt: give mean() values without a position, [n_head, d_head] or "
                          "[n_embd]")
 
 
 def with_results(mha: Callable) -> Callable:
-    """A decorator of `mha`: the hook sees attn.result too, what each head adds to the stream, if it asks for that."""
+    """A decorator of `mha`: a hook that asks for attn.result gets it: what each head adds to the residual stream."""
 
     @functools.wraps(mha)
     def run(x, c_attn, c_proj, n_head, *, hook=no_hook, **options):

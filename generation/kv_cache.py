@@ -36,7 +36,7 @@ class LayerCache:
         self.length = self.write(self.length, k, v)
 
     def write(self, n_past: int, k: np.ndarray, v: np.ndarray) -> int:
-        """Put k and v behind the first n_past positions; returns the number of positions then."""
+        """Write k and v after the first n_past positions; returns the new number of positions."""
         end = n_past + k.shape[1]
         self.k[:, n_past:end] = k
         self.v[:, n_past:end] = v
@@ -71,7 +71,7 @@ class SideBySide:
 
 
 def text_by_text(attend: Callable) -> Callable:
-    """A decorator of attend(q, k, v, cache), attention within one text: where several texts lie side by side, it is
+    """A decorator of attend(q, k, v, cache), attention within one text: if several texts lie side by side, it is
     called for each."""
 
     @functools.wraps(attend)
@@ -105,7 +105,7 @@ class KVCache:
 
     @property
     def n_bytes(self) -> int:
-        """The memory that the keys and values of all positions take."""
+        """The memory, in bytes, that the keys and values of all n_ctx positions take."""
         return 8 * self.n_layer * self.n_ctx * self.n_embd
 
     @property
@@ -126,7 +126,7 @@ class KVCache:
     def all_or_nothing(self, go: Callable[[], Result]) -> Result:
         """go(), a pass that fills the cache: if it ends with an exception, the cache is as it was before.
 
-        That it is no context manager is for Ctrl-C, which may come between a pass and the end of a context.
+        It is not a context manager because Ctrl-C may come between the end of the pass and the end of the context.
         """
         self._refuse_use()
         n_past = self.length
@@ -146,7 +146,7 @@ class KVCache:
                              "model needs a cache of its own")
 
     def check(self, n_layer: int, n_head: int, n_embd: int, n_new: int) -> None:
-        """ValueError unless the cache fits a model of these sizes and has room for n_new positions more."""
+        """ValueError unless the cache fits a model of these sizes and has room for n_new more positions."""
         for name, ours, theirs in (("n_layer", self.n_layer, n_layer), ("n_head", self.n_head, n_head),
                                    ("n_embd", self.n_embd, n_embd)):
             if ours != theirs:

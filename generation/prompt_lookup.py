@@ -1,10 +1,10 @@
 """Prompt lookup decoding: guess the next tokens from text that repeats itself.
 
-Where the last few tokens stood before, what followed them may follow again (Saxena, 2023,
+If the last few tokens have come before, what followed them then may follow again (Saxena, 2023,
 https://github.com/apoorvumang/prompt-lookup-decoding). One pass over the whole guess checks it, since each row of
 logits predicts the token after it, and the part that the model would have chosen anyway is kept. It is speculative
 decoding (Leviathan et al., https://arxiv.org/abs/2211.17192) with the text itself as the draft model: it
-needs no second model, and changes the speed but no token.
+needs no second model. It changes the speed but no token, as long as rounding stays below `ROUNDING`.
 """
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ import numpy as np
 from generation.kv_cache import KVCache
 
 # The shortest and longest match, and the fewest and most tokens guessed from it. A pass over 1 + 7 rows takes as long
-# as 1.5 to 2.5 passes over one row, a pass over 1 + 63 rows as long as 3 to 4.5; without AVX-512, twice that.
+# as 1.7 to 2.3 passes over one row, a pass over 1 + 63 rows as long as 4.7 to 5.7; without AVX-512, twice that.
 MATCH, GUESS = (4, 64), (7, 63)
 
 # Rows computed side by side are rounded differently from one row alone. Logits that are closer than this, as a fraction
@@ -54,9 +54,9 @@ class PromptLookup:
         self.last_guess: list[int] = []
         self.plain_pass_next = True  # the first pass is plain, and so is one that decides a near tie
 
-    def guess(self, n_most: int) -> list[int]:
-        """At most n_most ids that may follow the text, a list: empty where nothing repeats."""
-        n_guess = 0 if self.plain_pass_next else min(self.n_guess, n_most)
+    def guess(self, n_max: int) -> list[int]:
+        """At most n_max ids that may follow the text; an empty list if nothing repeats."""
+        n_guess = 0 if self.plain_pass_next else min(self.n_guess, n_max)
         self.last_guess, self.plain_pass_next = look_up(self.history, self.n_match, n_guess), False
         return self.last_guess
 
@@ -76,10 +76,10 @@ class PromptLookup:
 
 
 def look_up(history: bytes, n_match: int, n_guess: int) -> list[int]:
-    """What followed the last n_match ids where they stood before: a list of n_guess ids, or an empty one.
+    """What followed the last n_match ids when they came before: a list of n_guess ids, or an empty one.
 
     Args:
-        history: the text so far, as bytes (`BYTES` each id).
+        history: the text so far, as bytes (`BYTES` per id).
         n_match, n_guess: how many ids must match, and how many to guess.
     """
     end = len(history) - 1
@@ -87,12 +87,12 @@ def look_up(history: bytes, n_match: int, n_guess: int) -> list[int]:
         return []
     pattern = history[-n_match * BYTES :]
     place = history.rfind(pattern, 0, end)
-    while place % BYTES:  # a match across two ids; rfind gives -1 where there is none, too
+    while place % BYTES:  # a match that begins inside an id; or -1, for no match
         if place < 0:
             return []
         place = history.rfind(pattern, 0, place + len(pattern) - 1)
     period = np.frombuffer(history[place + len(pattern) :], np.uint32)
-    return np.resize(period, n_guess).tolist()  # where it reaches the end, the text is going round in it
+    return np.resize(period, n_guess).tolist()  # repeated if too short: then the text is a loop
 
 
 def accepted(guess: list[int], logits: np.ndarray, choose: Callable[[np.ndarray], int]) -> list[int]:

@@ -18,7 +18,7 @@ class Sampling:
         top_k: draw from the k most likely tokens only.
         top_p: draw from the fewest tokens that together have this probability, in (0, 1] (nucleus sampling, Holtzman
             et al., https://arxiv.org/abs/1904.09751).
-        seed: int for the same choice each time; None for another each time.
+        seed: int for the same choices each time, None for others each time.
 
     Raises:
         TypeError, ValueError: an option is not as described; the message says which and why.
@@ -44,7 +44,7 @@ class Sampling:
             check_whole("seed", self.seed, 0)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """What each token is drawn with: logits [n_vocab] -> float64 [n_vocab]; ValueError if a logit is NaN."""
+        """Each token's probability: logits [n_vocab] -> float64 [n_vocab]; ValueError if a logit is NaN."""
         check_logits(logits)
         if self.temperature == 0:
             return np.eye(1, len(logits), int(np.argmax(logits)))[0]
@@ -68,7 +68,7 @@ class Sampling:
 
         Exponential noise decides: a token's probability divided by its noise is the largest with that probability (the
         Gumbel-max trick, Maddison et al., https://arxiv.org/abs/1411.0030, without its logarithms). In a table of
-        cumulated probabilities the rounding of one logit would move all the others.
+        cumulative probabilities, the rounding of one logit would move all the others.
         """
         if self.temperature == 0:
             check_logits(logits)
@@ -108,7 +108,7 @@ def exponential(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def seed_of(seed: int | None, place: int) -> int | None:
-    """The seed of the text at a place in a batch (0 is the first): None stays None, another seed each time."""
+    """The seed of the text at a place in a batch (0 is the first); None stays None, a different seed each time."""
     return None if seed is None else int(np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0])
 
 

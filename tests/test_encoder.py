@@ -121,10 +121,10 @@ def test_one_long_word_takes_no_quadratic_time(encoder):
 
 def test_the_cache_of_pieces_is_bounded(encoder, monkeypatch):
     pieces = encoder._piece_ids
-    monkeypatch.setattr(type(pieces), "MOST_PIECES", 50)
+    monkeypatch.setattr(type(pieces), "MAX_PIECES", 50)
     text = " ".join(str(i) for i in range(1000, 1500))
     assert encoder.decode(encoder.encode(text + " " + "x" * 1000)) == text + " " + "x" * 1000
-    assert len(pieces) <= 50 and max(map(len, pieces)) <= pieces.LONGEST_PIECE
+    assert len(pieces) <= 50 and max(map(len, pieces)) <= pieces.MAX_LENGTH
 
 
 def test_numpy_ids_are_ids(encoder):
