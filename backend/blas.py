@@ -20,22 +20,22 @@ LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NU
 class Blas:
     """The number of threads that the BLAS uses, in the whole process.
 
-    Each pass that runs wants a number. Where several passes overlap, it is one: the cores are busy anyway. After the
+    Each running pass asks for a number. If several passes overlap, it is one: the cores are busy anyway. After the
     last pass the BLAS has again the number that it had before the first.
 
-    Ctrl-C may come between any two steps. `release` undoes whatever `use` has done by then, and where it was cut short
+    Ctrl-C may come between any two steps. `release` undoes whatever `use` has done by then, and if it was cut short
     itself, calling it again does the rest.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.wanted: dict[Any, int] = {}  # by the passes that run
+        self.wanted: dict[Any, int] = {}  # by the passes that are running
         self.before: list[int] | None = None  # the numbers to give back; None if nothing was changed
         self.is_waiting = False  # to give them back
 
     @functools.cached_property
     def libraries(self) -> list[Any]:
-        """The library with which NumPy multiplies, as threadpoolctl's controllers; empty if it does not know it."""
+        """The library with which NumPy multiplies, as threadpoolctl's controllers; empty if unknown there."""
         import threadpoolctl  # with its search for libraries it takes 5 ms
 
         return multiplying(threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers)
@@ -142,10 +142,10 @@ blas = Blas()
 
 
 def undisturbed(step: Callable[[], None]) -> None:
-    """step(), at whose end Ctrl-C is raised if it came meanwhile.
+    """Run step(); if Ctrl-C comes meanwhile, raise it at the end.
 
     Python raises it in the main thread between any two steps. In Python 3.14 that may be between taking a lock and the
-    `with` block that gives it back, here or in threadpoolctl: then all that need the lock would wait for ever.
+    `with` block that gives it back, here or in threadpoolctl: then everybody who needs the lock would wait for ever.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -161,7 +161,7 @@ def undisturbed(step: Callable[[], None]) -> None:
         handler(*came[-1])
 
 
-# --- what can be known of it --------------------------------------------------------------------
+# --- which BLAS it is -----------------------------------------------------------------------------
 
 
 class DlInfo(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""Rows of a pass: a long prompt in chunks, one a thread; in the last layer only the rows that are wanted."""
+"""Rows of a pass: a long prompt in chunks, one per thread; in the last layer only the rows that are wanted."""
 import contextlib
 import functools
 import math
@@ -15,12 +15,12 @@ from generation.kv_cache import LayerCache, SideBySide, no_cache
 MIN_CHUNK_ROWS = 64  # fewer multiply slowly
 MAX_CHUNK_ROWS = 256  # more need more memory
 MAX_CHUNK_ROWS_OF_ONE_THREAD = 128  # it has the processor's cache to itself
-MAX_ROWS_IN_ONE = 256  # from so many rows on, chunks are faster, with any number of threads
+MAX_ROWS_IN_ONE = 256  # with this many rows chunks are faster, with any number of threads
 
 
 def in_chunks(layers: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """A decorator of layers(x, caches, n_wanted, ...): takes the rows of x through the layers in chunks, one a thread,
-    where that is faster.
+    """A decorator of layers(x, caches, n_wanted, ...): takes the rows of x through the layers in chunks, one per
+    thread, if that is faster.
 
     Chunks go through a layer one shortly after the other, because a row needs the keys and values of all rows before
     it. With a hook, all rows go at once.

@@ -1,4 +1,4 @@
-"""Memory that is used again."""
+"""Keep freed memory for reuse."""
 import ctypes
 import functools
 import os

@@ -2,16 +2,16 @@
 
 A BLAS shares each product out among its threads, and in each of the 50 products of a pass they wait for one another.
 That costs twice. Between the products a single core works. And when another program takes a core, the BLAS thread that
-ran there holds up all others: beside four busy processes, a token took 255 ms instead of 10.
+ran there holds up all others: next to four busy processes, a token took 255 ms instead of 10.
 
 So the work is shared out in larger pieces, each computed with one BLAS thread:
 
 - A long prompt is cut into one or two chunks of rows for each core. Each chunk goes through all layers in one thread
   (`backend.chunks`).
 - For fewer rows, each weight matrix is cut into panels, and a thread takes the next one when it is free
-  (`backend.products`). A thread that gets no core leaves its panel to the others. Beside two busy processes on four
-  cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with panels. On an idle machine, the BLAS's threads
-  are the faster ones for more than 64 rows, and with more than two cores for any number. So they do it where nothing
+  (`backend.products`). A thread that gets no core leaves its panel to the others. Next to two busy processes on
+  four cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with panels. On an idle machine, the BLAS's
+  threads are faster for more than 64 rows, and with more than two cores for any number, so they are used while nothing
   else runs.
 - A single row, the next token, is too little work for that. The BLAS computes it, with the number of threads that has
   been fastest lately (`backend.tuner`).
@@ -38,7 +38,7 @@ from backend.team import Team, this_thread
 from backend.tuner import tuner_for
 from generation.hooks import no_hook
 
-MAX_PANEL_ROWS = 64  # up to so many rows, panels are faster than the BLAS's threads on two cores
+MAX_PANEL_ROWS = 64  # with this many rows or fewer, panels are faster than the BLAS's threads on two cores
 
 Result = TypeVar("Result")
 taken: dict[str, "Pass"] = {}  # "cores": the pass that uses them all
@@ -60,10 +60,10 @@ def on_the_cores(forward: Callable[..., np.ndarray]) -> Callable[..., np.ndarray
 def run_on_cores(go: Callable[[], Result], n_seq: int, n_layer: int, n_embd: int, has_hook: bool = False) -> Result:
     """go(), a pass over n_seq rows of a model of this size, which uses the cores as described above.
 
-    A hook is always called in the thread that called, with whole arrays.
+    A hook is always called in the caller's thread, with whole arrays.
     """
     n = n_cores()
-    if n == 0:  # all is left to the BLAS
+    if n == 0:  # everything is left to the BLAS
         return go()
     this_pass = Pass()
     try:
@@ -76,12 +76,12 @@ def run_on_cores(go: Callable[[], Result], n_seq: int, n_layer: int, n_embd: int
 
 
 def n_cores() -> int:
-    """How many cores a pass may use, and no more than the BLAS was allowed; 0 if all is left to the BLAS."""
+    """How many cores a pass may use: no more than the BLAS may; 0 leaves everything to the BLAS."""
     return min(cores.n_available(), blas.n_threads())
 
 
 class Pass:
-    """What a pass has taken. `end` gives it back, whenever Ctrl-C comes, and may be called twice."""
+    """The cores and threads of a pass. `end` gives them back, whenever Ctrl-C comes; it may be called twice."""
 
     def __init__(self) -> None:
         self.team: Team | None = None
@@ -89,6 +89,7 @@ class Pass:
         self.outer_team = getattr(this_thread, "team", None)  # of a pass whose hook makes this one
 
     def run(self, go: Callable[[], Result], n: int, n_seq: int, n_layer: int, n_embd: int, has_hook: bool) -> Result:
+        """go() on n cores, in the fastest of the ways described above."""
         is_first = taken.setdefault("cores", self) is self  # in one step, even for Ctrl-C
         is_small = n_seq > 1 and n_seq * n_embd**2 < MIN_SHARED_WORK  # a layer's smallest product
         if not is_first or n == 1 or is_small:

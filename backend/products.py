@@ -14,7 +14,7 @@ def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """x @ w, [n_seq, n_in] @ [n_in, n_out], fast for few rows too.
 
     It is computed as (w.T @ x.T).T: the weights are stored column by column (`model_files.weights`), so w.T
-    is what lies in memory row after row. Where the pass has threads of its own, they share out the rows of w.T.
+    lies in memory row by row. If the pass has threads of its own, they share out the rows of w.T.
     """
     n_seq, n_out = len(x), w.shape[1]
     if n_threads() == 0 and 8 < n_seq < 16:  # the BLAS takes 16 at once: a prompt of 10 tokens takes 11% less time
@@ -37,9 +37,9 @@ def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def untransposed(x: np.ndarray) -> np.ndarray:
-    """x with each row side by side in memory, to be multiplied with a matrix that is transposed.
+    """x with its rows contiguous in memory, so that it can be multiplied with a transposed matrix.
 
-    With AVX-512, OpenBLAS is not thread-safe where it multiplies two small transposed matrices: its function
+    With AVX-512, OpenBLAS is not thread-safe when it multiplies two small transposed matrices: its function
     sgemm_small_kernel_tt_SKYLAKEX keeps the stride of the result in a static variable, so that two threads write to the
     wrong places. That made one of a few hundred long prompts wrong, and may crash the process. It was seen in the
     OpenBLAS of NumPy 2.4.6 and 2.5.5, not in that of 1.26.4.

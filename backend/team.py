@@ -30,7 +30,7 @@ def share(work: Callable[[Any], None], items: Iterable[Any]) -> None:
 
 
 def n_threads() -> int:
-    """How many threads `share` uses here; 0 where the work is left to the BLAS and its threads."""
+    """How many threads `share` uses here; 0 if the work is left to the BLAS and its threads."""
     team = getattr(this_thread, "team", None)
     return team.n if team else 0
 
@@ -38,9 +38,9 @@ def n_threads() -> int:
 class Team:
     """n threads for the time of one pass: this one and n - 1 helpers, which wait for jobs.
 
-    Ctrl-C may come between any two steps of `start` and `stop`. Whatever `start` has done by then, `stop` undoes, and
-    where it was cut short itself, calling it again does the rest. threading.Thread does not allow that: its `start` may
-    be left with a thread that cannot be waited for.
+    Ctrl-C may come between any two steps of `start` and `stop`. `stop` undoes whatever `start` has done by then, and
+    if it was cut short itself, calling it again does the rest. threading.Thread does not allow that: its `start` may be
+    left with a thread that cannot be waited for.
     """
 
     def __init__(self, n: int):

@@ -6,16 +6,16 @@ class Tuner:
     """Finds the number of BLAS threads with which a pass over one row is fastest now, and keeps looking.
 
     The next token is the same work as the last, so their times can be compared. Every few tokens, one is computed with
-    more or fewer threads. Beside busy processes such a trial may cost as much as 20 tokens, so after a trial that cost
-    time the next one waits until that was 5% of the time in between.
+    more or fewer threads. Next to busy processes such a trial may cost as much as 20 tokens, so after a trial that
+    lost time, the next one waits until that loss is no more than 5% of the time in between.
     """
 
     MAX_LOSS = 0.05  # of the time, for trials
     MIN_PASSES = 8  # between two trials of the same number
 
-    def __init__(self, n_most: int):
-        steps = {2**i * m // 2 for i in range(1, 20) for m in (2, 3)} | {1, n_most}  # 1, 2, 3, 4, 6, 8, 12, ...
-        self.choices = sorted(n for n in steps if n <= n_most)
+    def __init__(self, n_max: int):
+        steps = {2**i * m // 2 for i in range(1, 20) for m in (2, 3)} | {1, n_max}  # 1, 2, 3, 4, 6, 8, 12, ...
+        self.choices = sorted(n for n in steps if n <= n_max)
         self.best = (len(self.choices) - 1) // 2  # half of the threads: never far from the fastest
         self.means: dict[int, float] = {}  # running means of seconds
         self.due: dict[int, float] = {}  # when to try a choice again, on `clock`
@@ -47,6 +47,6 @@ class Tuner:
 
 
 @functools.lru_cache(maxsize=16)
-def tuner_for(n_layer: int, n_embd: int, n_most: int, has_hook: bool) -> Tuner:
-    """The tuner of the models of a size; a hook takes time of its own."""
-    return Tuner(n_most)
+def tuner_for(n_layer: int, n_embd: int, n_max: int, has_hook: bool) -> Tuner:
+    """The tuner for models of this size; with a hook, which takes time too, there is another."""
+    return Tuner(n_max)
