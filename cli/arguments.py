@@ -5,9 +5,9 @@ A program is a function, or a dict of functions by the names of its commands. Ea
 converted: str stays as typed (`123` and `None` are prompts), int and float must be numbers, a bool needs no value
 (`--echo`, `--noecho`, `--echo False`).
 
-Fire converts the values and calls the function. What it would misread is told apart before, and all options are known
+Fire converts the values and calls the function. What it would misread is sorted out first, and all options are known
 before anything runs: a text may begin with a dash ("-like this", "-ing", "-5") as long as it does not look like an
-option (`--word`, `-x`). After `--` everything is text, and so is TEXT in `--prompt=TEXT`. `-` is what is piped in.
+option (`--word`, `-x`). After `--` everything is text, and so is TEXT in `--prompt=TEXT`. `-` stands for stdin.
 """
 import functools
 import inspect
@@ -39,7 +39,7 @@ def bind(component: Component, arguments: list[str], short: dict[str, str] | Non
     Args:
         component: function, or dict {command: function}; then the first argument must be a command.
         arguments: list of str, the command line without the program's name.
-        short: dict {letter: parameter}, the one-letter options; those of other functions do no harm. A parameter whose
+        short: dict {letter: parameter}, the one-letter options; those of other functions are ignored. A parameter whose
             name is one letter has that letter.
 
     Returns:

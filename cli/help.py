@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Callable
 
-COMMON = {  # parameters that mean the same in several programs; a function's docstring goes before
+COMMON = {  # parameters that mean the same in several programs; a function's docstring takes precedence
     "text": 'the text; "" begins a new text; without one, stdin is read, or you are asked for it',
     "out": "a file for the picture, .png, .pdf or .svg",
     "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, a folder in models_dir, a path such as ./mine, "

@@ -16,9 +16,9 @@ class Table(NamedTuple):
     n_repeated: int = 0
 
 
-def print_tables(tables: Table | list[Table], width: int | None = None) -> None:
-    """Print tables, an empty line between them, no wider than `width` columns (the terminal's, if there is one)."""
-    width = width or terminal_width()
+def print_tables(tables: Table | list[Table]) -> None:
+    """Print tables, an empty line between them, no wider than the terminal, if there is one."""
+    width = terminal_width()
     for i, table in enumerate([tables] if isinstance(tables, Table) else tables):
         if i:
             print()
@@ -26,7 +26,7 @@ def print_tables(tables: Table | list[Table], width: int | None = None) -> None:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal, or what COLUMNS says; without a limit where stdout is a file or a pipe."""
+    """Columns of the terminal, or what COLUMNS says; no limit if stdout is a file or a pipe."""
     if "COLUMNS" in os.environ or sys.stdout.isatty():
         return shutil.get_terminal_size().columns
     return sys.maxsize

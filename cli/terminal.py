@@ -47,7 +47,7 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
     """Run a function, or one of a dict of functions by its name, on the command line's arguments; then exit.
 
     Errors are one line on stderr. The exit status is 2 for what is wrong on the command line (`argument_errors`), 1 for
-    every other error, 130 after Ctrl-C, 141 where the reader of stdout has gone away.
+    every other error, 130 after Ctrl-C, 141 if the reader of stdout has gone away.
 
     Args:
         component: function, or dict {command: function}.

@@ -119,7 +119,7 @@ def _stdin_is_unread() -> bool:
 
 
 def as_typed(text: str) -> str:
-    """A text of the command line. Python decodes UTF-8 to lone surrogates where the locale has another encoding."""
+    """A text of the command line. Python decodes UTF-8 to lone surrogates if the locale has another encoding."""
     if any("\udc80" <= character <= "\udcff" for character in text):
         with contextlib.suppress(UnicodeError):
             return os.fsencode(text).decode("utf-8")

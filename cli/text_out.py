@@ -39,8 +39,8 @@ def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
 
 
 def print_text(pieces: Iterable[str], before: str = "", number: int | None = None) -> None:
-    """Print pieces of text as they come, and what goes before the first one. One of several texts has its number above
-    it, on stderr, and ends with a newline."""
+    """Print pieces of text as they come, after the text `before`. With a number (one of several texts), the number is
+    printed above it, on stderr, and the text ends with a newline."""
     if number is not None:
         print(f"{'=' * 30} SAMPLE {number} {'=' * 30}", file=sys.stderr, flush=True)
     text = ""
@@ -93,7 +93,7 @@ def _status(stream: TextIO) -> os.stat_result | None:
 
 
 class Stopwatch:
-    """Counts the tokens that pass through it, and the seconds; as str it is the line with which a program closes."""
+    """Counts the tokens that pass through it, and the seconds; as str it is the last line that a program prints."""
 
     def __init__(self) -> None:
         self.n_tokens, self.first, self.last = 0, 0.0, 0.0

@@ -1,7 +1,7 @@
 """Download a file over HTTP, whatever the network does.
 
 A download asks for the bytes that are missing, checks the answer, writes what comes to NAME.part, tries again after a
-failure that may pass, verifies the whole file and only then gives it its name.
+temporary failure, verifies the whole file and only then gives it its name.
 """
 import contextlib
 import hashlib
@@ -124,7 +124,7 @@ def _open_regular(path, flags):
 
 
 class _TryAgain(Exception):
-    """A failure that may pass."""
+    """A temporary failure."""
 
     def __init__(self, reason, *, unreachable=False, retry_after=0):
         super().__init__(reason)

@@ -24,7 +24,8 @@ def find_model(model_size: str | os.PathLike[str], models_dir: str | os.PathLike
     path = path_of(model_size)
     if path is not None:
         if not path.is_dir():
-            raise FileNotFoundError(f"there is no folder {str(model_size)!r}, which names the model as a path")
+            raise FileNotFoundError(f"there is no folder {str(model_size)!r}: give the path of a model's folder, or a "
+                                    "model's name, such as 124M")
         return Path(os.path.abspath(path))
     if is_hub_name(model_size):
         return hub.cached(str(model_size))
@@ -57,7 +58,7 @@ def find_model(model_size: str | os.PathLike[str], models_dir: str | os.PathLike
 
 def path_of(model_size: object) -> Path | None:
     """The path that names a model's folder: one that is absolute or begins with . or ~, or that of a folder that is
-    there; None where it is a name."""
+    there. None if it is a name."""
     if isinstance(model_size, os.PathLike):
         return Path(model_size)
     if not isinstance(model_size, str):
@@ -68,6 +69,7 @@ def path_of(model_size: object) -> Path | None:
 
 
 def is_hub_name(model_size: object) -> bool:
+    """Whether it is a Hub name, owner/name, and no folder of that path is there."""
     return isinstance(model_size, str) and path_of(model_size) is None and hub.is_hub_name(model_size)
 
 
@@ -87,7 +89,7 @@ def available_models(models_dir: str | os.PathLike[str] | None = None) -> list[s
 
 
 def _folders(models_dir: Path) -> list[str]:
-    """The names of the folders in `models_dir`; none where it does not exist or cannot be listed."""
+    """The names of the folders in `models_dir`; none if it does not exist or cannot be listed."""
     try:
         return sorted(name for name in os.listdir(models_dir) if os.path.isdir(models_dir / name))
     except OSError:

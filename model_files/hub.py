@@ -22,8 +22,8 @@ def is_hub_name(name: str) -> bool:
 def cached(name: str) -> Path:
     """The folder in huggingface_hub's cache that a model of the Hub has, or would have; it need not be there.
 
-    It is looked up without a question to the Hub: what was downloaded once is used as it is, until somebody, as with
-    `hf download owner/name config.json`, lets the cache know of a newer version. The converted weights go into it as
+    The Hub is not asked: what was downloaded once is used as it is, until the cache learns of a newer version, as from
+    `hf download owner/name config.json`. The converted weights go into it as
     well, so that `hf cache` shows and removes all of a model.
     """
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -37,7 +37,7 @@ def cached(name: str) -> Path:
 
 
 def cached_models() -> list[str]:
-    """The names of the models in the cache that have a whole folder there; they may be of another kind than GPT-2."""
+    """The names of the models in the cache that have a folder there; they need not be GPT-2s."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
@@ -53,7 +53,7 @@ def download(name: str) -> Path:
 
     Raises:
         FileNotFoundError: there is no such model.
-        ConnectionError: the Hub cannot be reached, or HF_HUB_OFFLINE forbids to ask it.
+        ConnectionError: the Hub cannot be reached, or HF_HUB_OFFLINE forbids asking it.
         ValueError: it is not a GPT-2 that can be used; the message says why.
         OSError: the Hub refuses it, or the disk is full.
     """
@@ -73,10 +73,10 @@ def download(name: str) -> Path:
         needed += [SINGLE] if SINGLE in files else [path.name for path in hugging_face.weight_files(folder)]
         return Path(snapshot_download(name, allow_patterns=needed))
     except errors.OfflineModeIsEnabled:
-        raise ConnectionError(f"{name} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the "
+        raise ConnectionError(f"{name} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids asking the "
                               "Hub") from None
     except errors.GatedRepoError:
-        raise PermissionError(f"{where} is for those who have accepted its conditions: do that in a browser at "
+        raise PermissionError(f"{where} is only for users who accepted its conditions: do that in a browser at "
                               f"{constants.ENDPOINT}/{name}, then run hf auth login") from None
     except errors.RepositoryNotFoundError:
         raise FileNotFoundError(f"there is no model {where}; if it is private, run hf auth login") from None
@@ -84,7 +84,7 @@ def download(name: str) -> Path:
         raise OSError(f"{where}: {_one_line(error)}") from None
     except ValueError:
         raise
-    except Exception as error:  # those of the HTTP library, which is not the same one in all versions
+    except Exception as error:  # of the HTTP library, which depends on huggingface_hub's version
         if isinstance(error, OSError) and error.errno:
             raise  # the disk is full, for instance
         raise ConnectionError(f"cannot reach {where} ({_one_line(error)})") from error

@@ -48,13 +48,13 @@ SETTINGS: dict[str, tuple[Any, ...]] = {  # in config.json: the values that are 
 }
 # Not weights of the language model: the causal masks that old versions saved, and the heads beside it that are trained
 # with it (GPT2DoubleHeadsModel's, and the value head of reinforcement learning).
-NO_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|(multiple_choice_head|v_head)\..*")
+NOT_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|(multiple_choice_head|v_head)\..*")
 LEAVES = {"w": "weight", "g": "weight", "b": "bias"}
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy has no bfloat16: it is the upper half of a float32
 
 
 def recognizes(folder: Path) -> bool:
-    """Whether a folder is laid out as Hugging Face does it. One that has hparams.json, too, is OpenAI's."""
+    """Whether a folder has Hugging Face's layout. With an hparams.json, it is OpenAI's."""
     names = ("config.json", SINGLE, INDEX, "pytorch_model.bin", "adapter_config.json")
     return not (folder / "hparams.json").exists() and any((folder / name).exists() for name in names)
 
@@ -86,7 +86,7 @@ def check_format(names: list[str], model: str) -> None:
             f"{kind}.from_pretrained({json.dumps(model)}).save_pretrained({json.dumps(target)})" for kind in "MT")
         raise ValueError(f"{model} has its weights in pytorch_model.bin alone, a pickle, which can run any code when "
                          "it is opened. Convert it once, where torch and transformers are installed: python -c "
-                         f"{shlex.quote(program)}" + ("" if target == model else f"; then use --model_size {target}"))
+                         f"{shlex.quote(program)}" + ("" if target == model else f"; then load {target}"))
     if "adapter_config.json" in names:
         raise ValueError(f"{model} is an adapter (LoRA, ...), not a whole model: merge it into its model with PEFT's "
                          "merge_and_unload(), and save that with save_pretrained")
@@ -108,7 +108,7 @@ def load_hparams(folder: Path) -> dict[str, Any]:
         if config.get(name, values[0]) not in values:
             raise not_gpt2(path, name, config[name], values[0])
     if "GPT2For" in str(config.get("architectures")):
-        raise ValueError(f"{path}: architectures is {short(config['architectures'])}, which is no language model; that "
+        raise ValueError(f"{path}: architectures is {short(config['architectures'])}, which is no language model: that "
                          "would be GPT2LMHeadModel")
     hparams = {}
     for name, aliases in SIZES.items():
@@ -131,7 +131,7 @@ def get_encoder(folder: Path, name: str, n_vocab: int) -> Encoder:
 
 
 def _special_id(folder: Path, setting: str, n_vocab: int) -> int | None:
-    """bos_token_id or eos_token_id of a model, as transformers generates with it; None where it is no id of this model.
+    """bos_token_id or eos_token_id of a model, as transformers uses it; None if it is not an id of this model.
 
     Of several tokens that end a text it is the first.
     """
@@ -164,10 +164,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def fingerprint(folder: Path) -> bytes:
-    """Bytes that are others where the weights are, at the cost of reading a megabyte.
+    """Bytes that differ if the weights differ, at the cost of reading a megabyte.
 
-    A safetensors file has no checksums. Another training changes all of it, so 4 KB in 256 places show it; what changes
-    a few weights in place changes the time of the last change, too.
+    A safetensors file has no checksums. Training changes all of it, which 4 KB in 256 places show; a change of a few
+    weights in place shows in the file's modification time.
     """
     digest = hashlib.sha256()
     for path in weight_files(folder):
@@ -191,15 +191,15 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Iterator[t
         An iterator of (our name, float32 array) in the order of `shapes`.
 
     Raises:
-        FileNotFoundError, PermissionError: at once, where a file is missing or cannot be read.
+        FileNotFoundError, PermissionError: at once, if a file is missing or cannot be read.
         ValueError: a tensor is missing, has another shape or type or is not in `shapes`, the output is not tied to the
             token embedding, or a file is damaged.
     """
     stored: dict[str, Stored] = {}
     for path in weight_files(folder):
         for key, tensor in _tensors_in(path):
-            name = key.removeprefix("transformer.")  # which GPT2LMHeadModel's names have, and GPT2Model's have not
-            if NO_WEIGHTS.fullmatch(name):
+            name = key.removeprefix("transformer.")  # in GPT2LMHeadModel's names, not in GPT2Model's
+            if NOT_WEIGHTS.fullmatch(name):
                 continue
             if name in stored:
                 raise ValueError(f"{path} has the tensor {name} a second time: {stored[name].path.name} has it, too")
@@ -228,7 +228,7 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Iterator[t
 
 
 def hugging_face_name(name: str) -> str:
-    """A tensor's name there, of our name.
+    """Hugging Face's name of a tensor, from ours.
 
     >>> hugging_face_name("h3/attn/c_attn/w"), hugging_face_name("wte")
     ('h.3.attn.c_attn.weight', 'wte.weight')

@@ -13,14 +13,14 @@ from encoder import END_OF_TEXT, AddedToken, Encoder, read_json, read_merges
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
          "special_tokens_map.json")
-# How tokenizer.json says it where it says it in full: OpenAI's own alternatives, in their order.
+# How tokenizer.json gives the pattern if it gives it in full: OpenAI's own alternatives, in their order.
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")  # of transformers 4 and 5: what tokenizer.json says
 
 
 def get_encoder(folder: Path, name: str, n_vocab: int, eos_token: int | None, bos_token: int | None) -> Encoder:
-    """The tokenizer of the model in `folder`: tokenizer.json, or where there is none vocab.json and merges.txt; tokens
-    that were added are named in the other files, too.
+    """The tokenizer of the model in `folder`: tokenizer.json, or vocab.json and merges.txt if there is none; the
+    other files may add tokens.
 
     Args:
         folder: Path of the model's folder.
@@ -105,7 +105,7 @@ def _steps(part: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _adds_nothing(template: dict[str, Any]) -> bool:
-    """Whether a template makes a text's ids of the text alone."""
+    """Whether a template adds no ids to those of the text."""
     match template.get("single"):
         case [{"Sequence": _, **others}]:
             return not others
@@ -119,7 +119,7 @@ def _added_tokens(folder: Path, settings: dict[str, Any], vocabulary: dict[str, 
     if "added_tokens_decoder" in settings:
         decoder = settings["added_tokens_decoder"]
         if not isinstance(decoder, dict) or not all(re.fullmatch("[0-9]{1,9}", i) for i in decoder):
-            raise ValueError(f"added_tokens_decoder must map ids to tokens, unlike {short(decoder)}")
+            raise ValueError(f"added_tokens_decoder must map ids to tokens, not be {short(decoder)}")
         listed = [*listed, *({**_as_object(token), "id": int(i)} for i, token in decoder.items())]
     else:  # as they were kept before
         settings = settings | read_settings(folder / "special_tokens_map.json")
@@ -177,7 +177,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """As `read_object`, but no settings where there is no such file."""
+    """As `read_object`, but an empty dict if there is no such file."""
     return read_object(path) if path.is_file() else {}
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's layout of a model, and the official models' files: which they are, what they look like, their download."""
+"""OpenAI's layout of a model; the official models' files: their names, their formats, their download."""
 from __future__ import annotations
 
 import json
@@ -139,7 +139,7 @@ def download_gpt2_files(model_size: str, model_dir: str | os.PathLike[str]) -> N
 
     Args:
         model_size: "124M", "355M", "774M" or "1558M".
-        model_dir: the folder, made where it is missing.
+        model_dir: the folder, made if it is missing.
 
     Raises:
         ValueError: no such model.

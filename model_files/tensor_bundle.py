@@ -80,7 +80,7 @@ def read_index(prefix: Path) -> dict[str, Entry]:
 
 
 def read_tensor(entry: Entry) -> np.ndarray:
-    """The tensor of an entry whose dtype is FLOAT32: a float32 array. ValueError where it is damaged."""
+    """The tensor of an entry whose dtype is FLOAT32: a float32 array. ValueError if it is damaged."""
     n_values = math.prod(entry.shape)
     if entry.size != 4 * n_values:
         raise ValueError(f"it has {entry.size:,} bytes, but its shape is {list(entry.shape)}")
@@ -186,10 +186,10 @@ def _fields(message):
 
 
 def _number(fields, number, kind=VARINT):
-    """The value of a numeric field; 0, protobuf's default, where it is missing."""
+    """The value of a numeric field; 0, protobuf's default, if it is missing."""
     return fields.get((number, kind), [0])[-1]
 
 
 def _message(fields, number):
-    """The bytes of a field that holds a message; where it comes several times, protobuf merges them."""
+    """The bytes of a field that holds a message; if it comes several times, protobuf merges them."""
     return b"".join(fields.get((number, BYTES), []))

@@ -42,7 +42,7 @@ def index_file(prefix: Path) -> Path:
 
 
 def data_files(prefix: Path) -> list[Path]:
-    """The files that hold a checkpoint's numbers; an empty list where there are none."""
+    """The files that hold a checkpoint's numbers; an empty list if there are none."""
     if index_file(prefix) == prefix:
         return [prefix]
     return sorted(path for path in prefix.parent.iterdir()
@@ -56,7 +56,7 @@ def missing_files(prefix: Path) -> list[Path]:
 
 
 def fingerprint(prefix: Path) -> bytes:
-    """Bytes that are others where the weights are: the index, which has the checksum of every tensor."""
+    """Bytes that differ if the weights differ: the index, which has the checksum of every tensor."""
     if index_file(prefix) != prefix:
         return index_file(prefix).read_bytes()
     digest = hashlib.sha256()  # the V1 format has the weights in the same file
@@ -78,7 +78,7 @@ def read_tensors(prefix: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray
         An iterator of (name, float32 array) in the order of `shapes`.
 
     Raises:
-        FileNotFoundError, PermissionError: at once, where a file is missing or cannot be read.
+        FileNotFoundError, PermissionError: at once, if a file is missing or cannot be read.
         ValueError: a tensor is missing, has another shape or type or is not in `shapes`, or a file is damaged.
         ImportError: the checkpoint is one that only TensorFlow reads, and TensorFlow cannot be imported.
     """
@@ -136,7 +136,7 @@ def _check_tensors(prefix, shapes, stored):
             raise ValueError(f"{prefix} has no tensor model/{name}, which the sizes in hparams.json require")
         dtype, stored_shape = stored[f"model/{name}"]
         if dtype != "float32":
-            raise ValueError(f"{prefix}: model/{name} is {dtype}, it must be float32")
+            raise ValueError(f"{prefix}: model/{name} is {dtype}, but it must be float32")
         if stored_shape not in (shape, (1, *shape)):
             raise ValueError(f"{prefix}: model/{name} has shape {list(stored_shape)}, but hparams.json needs "
                              f"{list(shape)}")

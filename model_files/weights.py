@@ -23,9 +23,9 @@ Tensors = Iterable[tuple[str, np.ndarray]]
 
 
 def load(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, read: Callable[[], Tensors]) -> Tensors:
-    """The weights of the model in `model_dir`, mapped from their converted copy, which is made where it is missing.
+    """The weights of the model in `model_dir`, mapped from their converted copy, which is made if it is missing.
 
-    The copy is `params-FINGERPRINT.npy`: all tensors one after the other in one flat float32 array. Where the folder
+    The copy is `params-FINGERPRINT.npy`: all tensors one after the other in one flat float32 array. If the folder
     cannot be written, the weights are read from the model's own files into memory each time.
 
     Args:
@@ -73,7 +73,7 @@ def by_columns(name: str) -> bool:
     """Whether a tensor is kept in Fortran order, column after column: the matrices of the linear layers are.
 
     It is the same [n_in, n_out] array, but all weights of one output lie side by side, so that x @ w for one row is
-    one unbroken dot product an output: decoding reads the weights about a sixth faster. (wte and wpe stay in C order:
+    one unbroken dot product per output: decoding reads the weights about a sixth faster. (wte and wpe stay in C order:
     their rows are what is looked up, and the logits are the dot products of those rows.)
     """
     return name.endswith("/w")
@@ -93,7 +93,7 @@ def transposed(array: np.ndarray) -> np.ndarray:
 
 
 def mapped(path: Path, shapes: Shapes) -> Tensors | None:
-    """(name, array) pairs over the memory-mapped file `path`, or None where it is missing or not whole.
+    """(name, array) pairs over the memory-mapped file `path`, or None if it is missing or not whole.
 
     Processes share the memory. It is copied on write: a weight that is changed in a notebook stays in that process.
     """

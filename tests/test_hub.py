@@ -163,7 +163,7 @@ def test_the_environment_of_hugging_face_counts(server, run, tmp_path):
     offline = {**env, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
     again = run("the end", "4", "--model_size", "me/odd", env=offline)
     assert again.returncode == 0 and again.stdout == first.stdout
-    assert "HF_HUB_OFFLINE forbids to ask the Hub" in error_line(run("x", "--model_size", "me/plain", env=offline))
+    assert "HF_HUB_OFFLINE forbids asking the Hub" in error_line(run("x", "--model_size", "me/plain", env=offline))
 
 
 @pytest.mark.parametrize("name", ["a/b", "openai-community/gpt2", "A_1/b.c-d", "x/" + "n" * 96])

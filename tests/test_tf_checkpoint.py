@@ -130,7 +130,7 @@ def test_optimizer_slots_are_skipped(tmp_path):
      r"model/ln_f/g has shape \[9\], but hparams.json needs \[8\]"),
     (lambda t: t.update({"h0/attn/c_attn/w": np.zeros((2, 8, 24), np.float32)}),
      r"model/h0/attn/c_attn/w has shape \[2, 8, 24\]"),
-    (lambda t: t.update({"wpe": np.zeros((16, 8), np.float16)}), "model/wpe is float16, it must be float32"),
+    (lambda t: t.update({"wpe": np.zeros((16, 8), np.float16)}), "model/wpe is float16, but it must be float32"),
     (lambda t: t.update({"h2/ln_1/g": np.ones(8, np.float32)}), "has the tensor model/h2/ln_1/g, for which .* n_layer"),
     (lambda t: t.update({"lm_head": np.ones((8, 8), np.float32), "h2/mlp/c_fc/w": np.ones((8, 32), np.float32)}),
      "has the tensor model/h2/mlp/c_fc/w and 1 more, for which"),
@@ -217,7 +217,7 @@ DAMAGES = {
     "an offset beyond the end": (lambda f: rewrite_index(f, offset=lambda offset: 10**9), "is damaged: it has 40,"),
     "an offset beyond int64": (lambda f: rewrite_index(f, offset=lambda offset: 2**63), "is damaged: it has 40,"),
     "a checksum": (lambda f: rewrite_index(f, crc=lambda crc: crc ^ 1), "model/wpe .its CRC-32C is wrong"),
-    "a type": (lambda f: rewrite_index(f, dtype=lambda dtype: 9), "model/wpe is int64, it must be float32"),
+    "a type": (lambda f: rewrite_index(f, dtype=lambda dtype: 9), "model/wpe is int64, but it must be float32"),
 }
 
 
