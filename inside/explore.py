@@ -16,6 +16,7 @@ from inside import page_data
 from inside.interventions import block_name, compose, patch, record, sweep
 from inside.logit_lens import unembed
 from inside.model import check_choice, check_model
+from inside.next_tokens import likeliest
 from inside.page import Page, page_of
 from inside.score import score
 from inside.tokens import one_token, pieces_of, tokens
@@ -93,7 +94,7 @@ class Explorer:
         token = state.token
         logits = {"whole": self.logits(ids, Changes(), token), "now": self.logits(ids, changes, token)}
         explained = self._explained(state, logits["now"])
-        top = {explained}.union(*(page_data.likeliest(run, self.k) for run in logits.values()))
+        top = {explained}.union(*(likeliest(run, self.k) for run in logits.values()))
         data = page_data.about_model(self.model, self.k)
         data |= page_data.about_text(ids, self.model, self.log_probs(ids, changes))
         data |= {"live": True, "token": token, "head": state.head, "text": self._text(ids),
@@ -322,7 +323,7 @@ class Explorer:
         top_ids = [[[i] for i, _ in row] for row in found]
         probabilities = [[[p] for _, p in row] for row in found]
         for layer, logits_of in enumerate(of_token):
-            top_ids[layer][token - start] = top = page_data.likeliest(logits_of, self.k)
+            top_ids[layer][token - start] = top = likeliest(logits_of, self.k)
             probabilities[layer][token - start] = page_data.rounded(softmax(logits_of)[top], 4)
         return {"first": start, "ids": top_ids, "probabilities": probabilities}
 

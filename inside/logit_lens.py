@@ -12,6 +12,7 @@ from gpt2 import layer_norm, softmax
 from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
+from inside.next_tokens import likeliest
 from inside.pictures import CHARACTER, LINE, colour_bar, families, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
@@ -61,7 +62,7 @@ def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook |
     best, probabilities = np.empty(shape, np.intp), np.empty(shape, np.float32)
     for i, name in enumerate(names):  # layer by layer: the logits of all layers at once may not fit into memory
         p = softmax(unembed(seen[name], model.params))
-        best[i] = np.argsort(-p, axis=-1, kind="stable")[:, :k]
+        best[i] = [likeliest(row, k) for row in p]
         probabilities[i] = np.take_along_axis(p, best[i], axis=-1)
     predictions = np.array(pieces_of(best.ravel(), model.encoder)).reshape(shape)
     return with_title(LogitLens(pieces, best, predictions, probabilities),

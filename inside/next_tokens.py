@@ -51,10 +51,19 @@ def next_tokens(text: str | Sequence[int], model: Model, k: int = 10, temperatur
     ids = tokens(text, model).ids
     logits = model.logits(ids, n_logits=1, hook=hook)[-1]
     probabilities = sampling.probabilities(logits)
-    order = np.argsort(-logits, kind="stable")[:k]
+    order = np.array(likeliest(logits, k))
     at = "" if temperature == 1 else f" at temperature {temperature}"
     return with_title(NextTokens(order, pieces_of(order, model.encoder), probabilities[order]),
                       f"{model_name(model)}: next token{at} after {quote(ids, model.encoder)}")
+
+
+def likeliest(logits: np.ndarray, k: int) -> list[int]:
+    """The k ids with the highest logits [n_vocab], the highest first; of equal ones the lowest id.
+
+    Only these are sorted: with the 124M's vocabulary that takes 0.1 ms instead of 9.
+    """
+    found = np.flatnonzero(logits >= np.partition(logits, -k)[-k])  # those, and others as high as the last of them
+    return found[np.argsort(-logits[found], kind="stable")][:k].tolist()
 
 
 @table_of(NextTokens)

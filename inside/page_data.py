@@ -13,6 +13,7 @@ from gpt2 import causal_mask, gpt2, layer_norm, linear, softmax
 from inside.interventions import Intervention, compose, record, sweep, zero
 from inside.logit_lens import logit_lens
 from inside.model import check_model, model_name
+from inside.next_tokens import likeliest
 from inside.saliency import saliency
 from inside.score import score
 from inside.tokens import pieces_of, quote
@@ -107,12 +108,6 @@ def ids_in(data: dict) -> set[int]:
         shown.update(*layer)
     shown.update(data["patching"][name] for name in ("answer", "wrong") if name in data.get("patching", {}))
     return shown.union(data["ids"])
-
-
-def likeliest(logits: np.ndarray, k: int) -> list[int]:
-    """The k ids with the highest logits, the highest first; of equal ones the lowest id."""
-    found = np.flatnonzero(logits >= np.partition(logits, -k)[-k])  # those, and others as high as the last of them
-    return found[np.argsort(-logits[found], kind="stable")][:k].tolist()
 
 
 def log_prob(logits: np.ndarray, i: int) -> float:
