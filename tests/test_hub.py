@@ -56,7 +56,7 @@ def test_the_converted_copy_lies_in_the_cache_beside_the_model(server, tmp_path)
     assert (folder / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("cuts", [[5000], [3000, 4000]])
+@pytest.mark.parametrize("cuts", [[5000], pytest.param([3000, 4000], marks=pytest.mark.slow)])
 def test_an_interrupted_download_is_resumed(server, monkeypatch, cuts):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is less is not kept
     server.cut["model.safetensors"] = list(cuts)
@@ -155,6 +155,7 @@ def test_without_a_network(server, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_environment_of_hugging_face_counts(server, run, tmp_path):
     env = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path / "here")}
     first = run("the end", "4", "--model_size", "me/odd", env=env)

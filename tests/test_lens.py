@@ -89,6 +89,7 @@ def write_rows(path, header, rows):
     return str(path)
 
 
+@pytest.mark.slow
 def test_questions_about_the_rows_of_a_file(lens_py, tmp_path, shakespeare):
     file = write_rows(tmp_path / "rows.csv", ["text", "answer"], ROWS)
     shown = lens_py("ablation", "--file", file, *BUNDLED).stdout

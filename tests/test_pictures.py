@@ -24,7 +24,7 @@ def draw(plot, result):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("text", [KOREAN, "x", (TEXT * 3)[:110]], ids=["korean", "one", "long"])
+@pytest.mark.parametrize("text", [KOREAN, "x", pytest.param((TEXT * 3)[:110], marks=pytest.mark.slow)], ids=["korean", "one", "long"])
 def test_plots_show_every_token(shakespeare, text):
     result = lens.tokens(text, shakespeare)
     pieces, n = result.pieces, len(result.pieces)
@@ -167,6 +167,7 @@ def on_a_figure(plot, result):
     return plot(result, figure)
 
 
+@pytest.mark.slow
 def test_every_picture_names_the_model_and_the_text(shakespeare):
     pictures = every_picture(TEXT, shakespeare) + [(lens.plot_score, lens.score(TEXT, shakespeare)),
                                                    (lens.plot_neighbours, lens.neighbours("king", shakespeare))]
@@ -182,7 +183,7 @@ def test_every_picture_names_the_model_and_the_text(shakespeare):
     assert lens.parameters(unnamed).title == "GPT-2 of 6 layers, 6 heads, width 192: 2,915,328 parameters"
 
 
-@pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (30, 173, 1000))])
+@pytest.mark.parametrize("n", [pytest.param(n, marks=pytest.mark.slow) for n in (1, 30, 173, 1000)])
 def test_pictures_stay_small_enough_and_their_labels_legible(large, n):
     ids = np.random.default_rng(0).integers(0, 1024, n)
     pictures = every_picture(ids, large) if n < 100 else [

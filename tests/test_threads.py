@@ -426,7 +426,7 @@ def interrupt_passes(n, seed):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer on this system")
-@pytest.mark.parametrize("n", [100, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [50, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("in_blocks", [False, True])
 def test_nothing_is_left_of_a_pass_that_ctrl_c_ended(use, monkeypatch, n, in_blocks):
     use(3)
