@@ -11,10 +11,10 @@ heads of d_head = n_embd / n_head numbers.
 The model is that of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), as in `model.py` of
 https://github.com/openai/gpt-2.
 
-At first reading, skip the lines that begin with @ and read matmul(x, w) as x @ w: they make the same arithmetic fast
-(`backend/`) and refuse wrong arguments (`generation/checks.py`). `hook(name, x)` lets the caller look at x or replace
-it; without a hook it returns x. `cache.extend(k, v)` appends to the keys and values of the tokens so far and returns
-all of them, so that a new token costs one row, not the whole text.
+At first reading, skip the lines that begin with @ and read matmul(x, w) as x @ w. They make the same arithmetic fast
+(`backend/`), refuse wrong arguments and fill in cache, n_logits and hook if they are None (`generation/checks.py`).
+`hook(name, x)` lets the caller look at x or replace it; without a hook it returns x. `cache.extend(k, v)` appends to
+the keys and values of the tokens so far and returns all of them, so that a new token costs one row, not the whole text.
 """
 if __name__ == "__main__":
     from cli.startup import guard_imports
@@ -32,10 +32,10 @@ from backend.attention import cached_mask, head_by_head
 from backend.chunks import in_chunks, wanted_rows_only
 from backend.passes import on_the_cores
 from backend.products import matmul
-from generation.checks import check_command, check_generation, checked_pass
+from generation.checks import check_command, check_generation, check_whole, checked_pass
 from generation.hooks import Hook, no_hook, with_results, within
 from generation.kv_cache import KVCache, no_cache, text_by_text
-from generation.prompt_lookup import decode_with_lookup
+from generation.prompt_lookup import next_ids_with_lookup
 from generation.sampling import Sampling
 
 # --- the layers ---------------------------------------------------------------------------------
@@ -170,8 +170,8 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, h
 # --- generation ---------------------------------------------------------------------------------
 
 
-def decode(ids: list[int], n_new: int, forward: Callable, cache: KVCache, choose: Callable, stop_id: int | None
-           ) -> Iterator[int]:
+def next_ids(ids: list[int], n_new: int, forward: Callable, cache: KVCache, choose: Callable, stop_id: int | None
+             ) -> Iterator[int]:
     """The autoregressive loop: each new token is input for the next. Yields at most n_new ids, none after stop_id."""
     step = ids  # first the whole prompt; then only the last token, since the cache has the others
     for _ in range(n_new):
@@ -193,7 +193,7 @@ def generate(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head:
         params: dict of the weights, as `utils.load_encoder_hparams_and_params` returns them.
         n_head: number of attention heads.
         n_tokens_to_generate: how many, at least 1; the prompt and the new tokens together must fit the context.
-        temperature, top_k, top_p, seed: how each token is chosen, by default greedily; see `Sampling`.
+        temperature, top_k, top_p, seed: how each token is chosen, by default greedily: `generation.sampling.Sampling`.
         stop_id: stop when the model chooses this id, which is not returned.
         lookup: let greedy decoding guess ahead where the text repeats itself (`generation.prompt_lookup`): the ids are
             the same.
@@ -219,7 +219,7 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
     cache = KVCache(len(params["blocks"]), n_head, len(ids) + n_tokens_to_generate, params["wte"].shape[1])
     forward = functools.partial(gpt2, **params, n_head=n_head, hook=hook)
     choose = functools.partial(sampling.choose, rng=np.random.default_rng(seed))
-    loop = decode_with_lookup if lookup and temperature == 0 and hook is None else decode
+    loop = next_ids_with_lookup if lookup and temperature == 0 and hook is None else next_ids
     return loop(ids, n_tokens_to_generate, forward, cache, choose, stop_id)
 
 
@@ -245,7 +245,7 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         n_samples: how many continuations; with --seed S they use seeds S, S + 1, ...; needs a temperature.
         stop: end before this text; \\n is a newline, \\t a tab.
         echo: print the prompt before its continuation.
-        json: print a line of JSON for each continuation, with prompt, continuation and seed.
+        json: print a line of JSON for each continuation, with prompt, continuation and, if one was given, seed.
         list_models: list the models on disk and exit.
     """
     from cli import terminal, text_in, text_out
@@ -258,6 +258,8 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop, echo, json)
     model = load_encoder_hparams_and_params(model_size, models_dir)
     encoder, hparams, params = model
+    with terminal.argument_errors():
+        check_whole("n_tokens_to_generate", n_tokens_to_generate, 1, hparams["n_ctx"], "the context, n_ctx")
 
     def continue_text(prompt: str) -> None:
         stopwatch = text_out.Stopwatch()

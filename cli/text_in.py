@@ -43,7 +43,7 @@ def for_each_prompt(answer: Callable[[str], None], text: str | None, max_bytes: 
         answer(read_text(text, max_bytes))
         return
     ends = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-    notice(f"type a text to continue; Ctrl-C stops, {ends} ends")
+    notice(f"type a text to continue; Ctrl-C ends a continuation, {ends} the program")
     while True:
         try:
             line = ask("> ")

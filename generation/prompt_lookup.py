@@ -23,9 +23,9 @@ ROUNDING = 2**-15
 BYTES = 4  # of an id in the history
 
 
-def decode_with_lookup(ids: list[int], n_new: int, forward: Callable, cache: KVCache, choose: Callable,
-                       stop_id: int | None) -> Iterator[int]:
-    """As `gpt2.decode`, with guesses: `choose` must be greedy."""
+def next_ids_with_lookup(ids: list[int], n_new: int, forward: Callable, cache: KVCache, choose: Callable,
+                         stop_id: int | None) -> Iterator[int]:
+    """As `gpt2.next_ids`, with guesses: `choose` must be greedy."""
     text, guesses = list(ids), PromptLookup(ids)
     end = len(text) + n_new
     while len(text) < end:

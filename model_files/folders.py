@@ -47,9 +47,10 @@ def find_model(model_size: str | os.PathLike[str], models_dir: str | os.PathLike
 
         available = available_models(models_dir)
         close = difflib.get_close_matches(model_size, [*available, *MODEL_SIZES, *MODEL_ALIASES], n=1)
+        here = f"; the folder here is ./{model_size}" if os.path.isdir(model_size) else ""
         where = f"{models_dir}{'' if models_dir.is_dir() else ', which is not a folder'}"
         raise FileNotFoundError(f"there is no model {model_size!r} in {where}"
-                                f"{f' (did you mean {close[0]!r}?)' if close else ''}; available: "
+                                f"{f' (did you mean {close[0]!r}?)' if close else ''}{here}; available: "
                                 f"{', '.join(available)}; can be downloaded: {', '.join(MODEL_SIZES)}, and owner/name "
                                 "from the Hugging Face Hub")
     bundled = name == BUNDLED_MODEL and not (models_dir / name).is_dir()

@@ -554,16 +554,24 @@ def counting(texts):
     return [{"n_tokens": 1} for _ in texts]
 
 
+def listening():
+    """The addresses on which this process and its children wait for connections."""
+    import psutil
+
+    return {connection.laddr for process in (psutil.Process(), *psutil.Process().children(recursive=True))
+            for connection in process.net_connections(kind="inet") if connection.status == psutil.CONN_LISTEN}
+
+
 @pytest.mark.slow
 def test_only_this_process_can_use_its_workers_and_it_sees_how_far_they_are():
     import socket
     import ssl
 
     import distributed
-    import psutil
 
     from many_texts.cluster import connected, finished
 
+    before = listening()  # what other tests have left
     with connected(None, 1) as client:
         seen = []
         assert len(list(finished(client, counting, [(0, [1, 2, 3]), (3, [4])], seen.append))) == 2
@@ -578,16 +586,15 @@ def test_only_this_process_can_use_its_workers_and_it_sees_how_far_they_are():
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         n_refused = 0
-        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-            for connection in process.net_connections(kind="inet"):
-                if connection.status == psutil.CONN_LISTEN and connection.laddr.port != dashboard:
-                    assert connection.laddr.ip == "127.0.0.1"
-                    with socket.create_connection(connection.laddr, timeout=2) as plain, pytest.raises(OSError):
-                        with context.wrap_socket(plain) as encrypted:  # without a certificate
-                            encrypted.sendall(bytes(100))
-                            if not encrypted.recv(1):
-                                raise ConnectionResetError
-                    n_refused += 1
+        for place in listening() - before:
+            if place.port != dashboard:
+                assert place.ip == "127.0.0.1"
+                with socket.create_connection(place, timeout=2) as plain, pytest.raises(OSError):
+                    with context.wrap_socket(plain) as encrypted:  # without a certificate
+                        encrypted.sendall(bytes(100))
+                        if not encrypted.recv(1):
+                            raise ConnectionResetError
+                n_refused += 1
         assert n_refused >= 3  # the scheduler, the worker, and what restarts the worker
 
 

@@ -24,7 +24,8 @@ def draw(plot, result):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("text", [KOREAN, "x", pytest.param((TEXT * 3)[:110], marks=pytest.mark.slow)], ids=["korean", "one", "long"])
+@pytest.mark.parametrize("text", [KOREAN, "x", pytest.param((TEXT * 3)[:110], marks=pytest.mark.slow)],
+                         ids=["korean", "one", "long"])
 def test_plots_show_every_token(shakespeare, text):
     result = lens.tokens(text, shakespeare)
     pieces, n = result.pieces, len(result.pieces)

@@ -55,7 +55,7 @@ def nothing_is_left_behind():
     before, limits = threading.active_count(), blas_limits()
     yield
     wait_for(nothing_is_taken)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # those of earlier tests may end meanwhile
     assert blas_limits() == limits
 
 
