@@ -247,7 +247,7 @@ class Rows:
 def digest_of(piece):
     digest = hashlib.sha256()
     for _, row in piece:
-        digest.update(repr(row.values).encode("utf-8", "surrogatepass"))
+        digest.update(repr(row).encode("utf-8", "surrogatepass"))
     return digest.digest()[:16]
 
 

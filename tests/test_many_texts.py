@@ -330,6 +330,20 @@ def test_an_input_that_changes_is_noticed(tmp_path):
         assert list(again.first(tables.Columns(typed=False))) and again.digest() != digest
 
 
+def test_a_row_that_is_repaired_is_another_input(tmp_path):
+    """Its values are the same, without the field that was too many: the error of before must not be kept."""
+    from many_texts import tables
+    from many_texts.run import Rows
+
+    digests = set()
+    for line in ("x,1,2\n", "x,1\n"):
+        (tmp_path / "in.csv").write_text("text,n\n" + line)
+        rows = Rows(tables.Source(str(tmp_path / "in.csv")), "text")
+        assert [text.error is None for text in rows.first(tables.Columns(typed=False))] == [line == "x,1\n"]
+        digests.add(rows.digest())
+    assert len(digests) == 2
+
+
 @pytest.mark.parametrize("suffix", [".progress", ".lock"])
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "link to nothing"])
 def test_files_beside_the_output_are_ones_own(tmp_path, monkeypatch, kind, suffix):
