@@ -4,6 +4,7 @@ In a .txt file each line is a row with the one column `text`. Rows of .txt and .
 file. What is not UTF-8 is replaced by U+FFFD when it is written, and its row says so if it is the text.
 """
 import codecs
+import collections
 import contextlib
 import csv
 import glob
@@ -34,7 +35,7 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # by default a text may have 
 class Row(NamedTuple):
     """A row: its values by column, and what is wrong with the row as a whole.
 
-    Dates and times from .parquet are `pyarrow.Scalar`s: Python's own have no nanoseconds.
+    Dates and times from .parquet are `pyarrow.Scalar`s (`needs_scalars`): Python's own have no nanoseconds.
     """
 
     values: dict[str, Any]
@@ -124,7 +125,17 @@ class Source:
             schema = pa.unify_schemas(schemas)
         except pa.ArrowException as error:
             raise ValueError(f"the files of {self.name} do not have the same columns: {error}") from None
-        return dict(zip(schema.names, schema.types))
+        return dict(zip(schema.names, map(writable, schema.types)))
+
+
+def writable(kind):
+    """An Arrow type, or text in the place of one that pyarrow cannot make from Python's values."""
+    import pyarrow as pa
+
+    try:
+        return pa.array([], kind).type
+    except pa.ArrowNotImplementedError:  # as for an extension type inside a list
+        return pa.string()
 
 
 def check_kind(kind: str) -> str:
@@ -158,16 +169,28 @@ def read_jsonl(file):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=object_of)
             if line.count(b"[") + line.count(b"{") > MAX_DEPTH and depth_of(values) > MAX_DEPTH:
                 raise ValueError(f"lists and objects are nested more than {MAX_DEPTH} deep")
         except (ValueError, RecursionError) as error:
             yield Row({}, f"line {n} is not JSON: {error}")
             continue
+        except KeyError as error:
+            yield Row({}, f"line {n} has the key {error} twice in one object")
+            continue
         if not isinstance(values, dict):
             yield Row({}, f"line {n} is not a JSON object, but {json.dumps(values)[:60]}")
         else:
             yield Row({storable(name): with_storable_keys(value) for name, value in values.items()})
+
+
+def object_of(pairs):
+    """The dict of a JSON object; KeyError for a key that is there twice: one of its values would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        (key, _), = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise KeyError(key)
+    return values
 
 
 def depth_of(value):
@@ -238,8 +261,7 @@ def read_parquet(file):
 
     with arrow_errors():
         for batch in pq.ParquetFile(file).iter_batches(N_ROWS):
-            columns = [scalars(column) if has_times(column.type) else column.to_pylist() for column in batch.columns]
-            for values in zip(*columns):
+            for values in zip(*map(values_of, batch.columns)):
                 yield Row(dict(zip(batch.schema.names, values)))
 
 
@@ -262,15 +284,18 @@ def arrow_errors():
         raise ValueError(f"not a parquet file, or a damaged one ({error})") from None
 
 
-def has_times(kind):
-    """Whether an Arrow type is one of dates or times, or has one inside."""
+def needs_scalars(kind):
+    """Whether Python has no values for an Arrow type, or for one inside, that pyarrow takes back as they were."""
     import pyarrow as pa
 
-    return pa.types.is_temporal(kind) or any(has_times(kind.field(i).type) for i in range(kind.num_fields))
+    return (pa.types.is_temporal(kind) or getattr(kind, "extension_name", "") == "arrow.bool8"
+            or any(needs_scalars(kind.field(i).type) for i in range(kind.num_fields)))
 
 
-def scalars(column):
-    return [value if value.is_valid else None for value in column]
+def values_of(column):
+    if needs_scalars(column.type):
+        return [value if value.is_valid else None for value in column]
+    return column.to_pylist()
 
 
 READERS = {".txt": read_txt, ".jsonl": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
@@ -452,11 +477,10 @@ def remove(path: str) -> None:
 
 def cell(value: Any) -> str | None:
     """A value as text: lists and dicts as JSON."""
-    if value is None or isinstance(value, str):
-        return storable(value)
+    value = plain(value)
     if isinstance(value, (list, dict)):
         return as_json(value)
-    return storable(str(plain(value)))
+    return None if value is None else storable(str(value))
 
 
 def as_json(value: Any) -> str:
@@ -473,12 +497,14 @@ def plain(value: Any) -> Any:
     import pyarrow as pa
 
     if not isinstance(value, pa.Scalar):
-        return value if isinstance(value, (int, float)) else str(value)
+        return value if value is None or isinstance(value, (int, float, str, list, dict)) else str(value)
     if not value.is_valid:
         return None
     if isinstance(value, pa.StructScalar):
         return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, pa.ListScalar):  # or a map
+    if isinstance(value, pa.MapScalar):  # pairs, as `to_pylist` has them
+        return [[plain(item) for item in pair.values()] for pair in value.values]
+    if isinstance(value, pa.ListScalar):
         return [plain(item) for item in value.values]
     if pa.types.is_duration(value.type):
         return f"{value.value} {value.type.unit}"

@@ -273,6 +273,17 @@ def test_json_that_is_nested_too_deep_is_an_error_of_its_row(tmp_path):
     assert "line 1 is not JSON: " in first.error and second.error is None
 
 
+def test_a_key_that_is_there_twice_is_an_error_of_its_row(tmp_path):
+    from many_texts import tables
+
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "text": "y"}\n{"text": "x", "a": [{"b": 1, "c": 2, "b": 1}]}\n'
+                                      '{"text": "x", "a": {"text": 1}}\n')
+    first, second, third = tables.Source(str(tmp_path / "a.jsonl")).rows()
+    assert first == ({}, "line 1 has the key 'text' twice in one object")
+    assert second == ({}, "line 2 has the key 'b' twice in one object")
+    assert third == ({"text": "x", "a": {"text": 1}}, None)
+
+
 def test_not_a_number_is_null_in_jsonl(tmp_path):
     rows = [{"text": "x", "a": float("nan"), "b": [1.5, float("inf")], "c": {"d": {"e": float("nan")}}}]
     assert json.loads(written(tmp_path / "t.jsonl", rows).read_text(), parse_constant=pytest.fail) == {
@@ -315,6 +326,47 @@ def test_parquet_stays_what_it_is(tmp_path):
     assert row["object"] == {"at": "1970-01-01 00:00:00.000000001", "n": 1} and row["money"] == "1.10"
     assert row["date"] == "2020-02-29" and row["id"] == 2**64 - 1
     assert "00:00:01.234567891" in through(tmp_path / "a.parquet", tmp_path / "out.csv").read_text()
+
+
+def test_what_is_inside_a_value_is_json_in_csv(tmp_path):
+    """The same JSON as in .jsonl; a map has one shape, whether or not times are inside."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    time = pa.timestamp("ms")
+    pq.write_table(pa.table({
+        "struct": pa.array([{"a": 1, "b": "é"}, None]),
+        "timed": pa.array([{"a": [1_000], "b": None}, None], pa.struct([("a", pa.list_(time)), ("b", time)])),
+        "list": pa.array([[1_000, None], None], pa.list_(time)),
+        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        "timed map": pa.array([[("k", 1_000)], None], pa.map_(pa.string(), time)),
+    }), tmp_path / "a.parquet")
+    second = "1970-01-01 00:00:01.000"
+    expected = {"struct": {"a": 1, "b": "é"}, "timed": {"a": [second], "b": None}, "list": [second, None],
+                "map": [["k", 1]], "timed map": [["k", second]]}
+    first, empty = rows_of(through(tmp_path / "a.parquet", tmp_path / "out.csv"))
+    assert {name: json.loads(value) for name, value in first.items()} == expected
+    assert set(empty.values()) == {""}
+    row = json.loads(through(tmp_path / "a.parquet", tmp_path / "out.jsonl").read_text("utf-8").splitlines()[0])
+    assert row == expected
+
+
+def test_extension_types_can_be_written(tmp_path):
+    """They stay what they are; inside a list, where pyarrow cannot make them, the column becomes text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not hasattr(pa, "bool8"):
+        pytest.skip("pyarrow < 18 has no arrow.bool8")
+    flags = pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0, None], pa.int8()))
+    ids = pa.array([bytes(16), None, None], pa.uuid())
+    table = pa.table({"flag": flags, "id": ids, "flags": pa.ListArray.from_arrays([0, 2, 3, 3], flags)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    after = pq.read_table(through(tmp_path / "a.parquet", tmp_path / "out.parquet"))
+    assert after["flag"].equals(table["flag"]) and after["id"].equals(table["id"])
+    assert after["flags"].to_pylist() == ["[true, false]", "[null]", "[]"]
+    first, *_ = through(tmp_path / "a.parquet", tmp_path / "out.jsonl").read_text().splitlines()
+    assert json.loads(first) == {"flag": True, "id": "00000000-0000-0000-0000-000000000000", "flags": [True, False]}
 
 
 # --- what is written appears whole --------------------------------------------------------------
