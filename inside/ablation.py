@@ -111,7 +111,7 @@ def show_ablation(text: str | None = None, answer: str | None = None, what: str 
         file: a CSV file with the columns text and answer (and position): the mean over its rows.
     """
     check_out(out)
-    rows = rows_of(file, ["text", "answer"], ["position"], {"text": text, "answer": answer}) if file else {}
+    rows = rows_of(file, ["text", "answer"], ["position"], {"text": text, "answer": answer}, position) if file else {}
     answer = answer if file else given(answer, "answer")
     model = load_encoder_hparams_and_params(model_size, models_dir)
     asked: dict[str, Any] = {"text": text if file else read_text(text, model), "answer": answer, "position": position}

@@ -118,7 +118,7 @@ def show_attribution(text: str | None = None, answer: str | None = None, wrong: 
     """
     check_out(out)
     rows = rows_of(file, ["text", "answer"], ["wrong", "position"],
-                   {"text": text, "answer": answer, "wrong": wrong}) if file else {}
+                   {"text": text, "answer": answer, "wrong": wrong}, position) if file else {}
     answer = answer if file else given(answer, "answer")
     model = load_encoder_hparams_and_params(model_size, models_dir)
     asked: dict[str, Any] = {"text": text if file else read_text(text, model), "answer": answer, "wrong": wrong,

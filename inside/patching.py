@@ -168,7 +168,7 @@ def read_pair(clean, corrupted, answer, wrong, position, file, model_size, model
     """What the commands about two texts ask with: their arguments, or the columns of a file; and the model."""
     texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
     if file:
-        texts |= rows_of(file, ["clean", "corrupted", "answer"], ["wrong", "position"], texts)
+        texts |= rows_of(file, ["clean", "corrupted", "answer"], ["wrong", "position"], texts, position)
     else:
         given(corrupted, "corrupted"), given(answer, "answer")
     model = load_encoder_hparams_and_params(model_size, models_dir)

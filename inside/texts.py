@@ -1,5 +1,4 @@
 """Many texts: a question that is asked of one is asked of each, and the answer is their mean."""
-import csv
 import functools
 import inspect
 import math
@@ -11,6 +10,7 @@ import numpy as np
 
 from cli.arguments import CommandLineError
 from inside.result import Baseline
+from many_texts.tables import read_csv, text_of
 
 Result = TypeVar("Result")
 
@@ -82,7 +82,7 @@ def _mean_baseline(runs: tuple[Baseline, ...]) -> Baseline:
                     f"the answer in {n_right} of {len(runs)} texts", None, n_right == len(runs))
 
 
-def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, Any]
+def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, Any], position: int = -1
             ) -> dict[str, list[Any]]:
     """The columns of a CSV file of texts and answers, one text in each row, for a question over many texts.
 
@@ -90,32 +90,38 @@ def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, 
         file: the file's name; UTF-8, its first row names the columns.
         needed, optional: names of columns.
         given: the same arguments as they were on the command line, where they must not be then.
+        position: the one on the command line, which must be -1, its default, if the file has a column of positions.
 
     Raises:
-        CommandLineError: an argument is in both; ValueError: the file lacks a column or has an empty cell.
+        CommandLineError: an argument is in both.
+        ValueError: the file is not a table, lacks a column or has an empty cell.
     """
-    for name, value in given.items():
-        if value is not None:
-            raise CommandLineError(f"{name} comes from a column of --file {file}: leave {value!r} out")
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            rows = list(reader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: byte 0x{error.object[error.start]:02X} at {error.start}") from None
-    columns = reader.fieldnames or []
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise ValueError(f"{file} has no column {missing[0]}: its columns are {', '.join(columns) or 'none'}, and "
-                         f"{', '.join(needed)} are needed")
+        with open(file, "rb") as lines:
+            rows = list(read_csv(lines))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file}: there is no such file") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     if not rows:
         raise ValueError(f"{file} has no rows")
-    for i, row in enumerate(rows):
-        for name in needed:
-            if not row[name]:
-                raise ValueError(f"{file}: the {name} of row {i + 1} is empty")
-    found = {name: [row[name] for row in rows] for name in (*needed, *optional) if name in columns}
+    columns = list(rows[0].values)
+    for name, value in {**given, "position": position if "position" in columns and position != -1 else None}.items():
+        if value is not None:
+            raise CommandLineError(f"{name} comes from a column of --file {file}: leave {value!r} out")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise ValueError(f"{file} has no column {missing[0]}: its columns are {', '.join(columns)}, and "
+                         f"{', '.join(needed)} are needed")
+    names = [name for name in (*needed, *optional) if name in columns]
+    for i, row in enumerate(rows, 1):
+        for name in names:
+            if row.error is None and not row.values[name]:
+                raise ValueError(f"{file}: the {name} of row {i} is empty")
+            if wrong := text_of(row, name)[1]:
+                raise ValueError(f"{file}: {wrong}")
     try:
-        return {name: [int(i) for i in values] if name == "position" else values for name, values in found.items()}
+        return {name: [int(row.values[name]) if name == "position" else row.values[name] for row in rows]
+                for name in names}
     except ValueError as error:
         raise ValueError(f"{file}: a position must be a whole number ({error})") from None

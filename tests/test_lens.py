@@ -115,6 +115,10 @@ def test_questions_about_the_rows_of_a_file(lens_py, tmp_path, shakespeare):
     (["text", "answer", "position"], [["x", " C", "end"]], [], 1, "position must be a whole number"),
     (["text", "answer"], ROWS, ["a text"], 2, "text comes from a column of --file"),
     (["text", "answer"], [["x", "sister"]], [], 2, "answer must be one token"),
+    (["text", "answer"], [*ROWS, ["O Romeo", " and", " thou"]], [], 1, "line 4 has 3 fields where the header has 2"),
+    (["text", "answer", "wrong"], [["x", " C", " S"], ["y", " C"]], [], 1, "line 3 has 2 fields where the header has"),
+    (["text", "answer", "text"], [["x", " C", "y"]], [], 1, "the column 'text' is there twice"),
+    (["text", "answer", "position"], [["x", " C", 0]], ["--position", "0"], 2, "position comes from a column of --f"),
 ])
 def test_a_bad_file_of_rows_is_one_line(lens_py, tmp_path, header, rows, arguments, status, message):
     file = write_rows(tmp_path / "rows.csv", header, rows)
