@@ -1,6 +1,5 @@
 """How likely is a text?"""
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from inside.command import check_out, save_picture
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import table_of, titled, with_title
+from inside.texts import is_many
 from inside.tokens import pieces_of, quote, tokens
 from many_texts.scoring import Word, check_options, encode_after, score_texts, units
 from utils import Model, load_encoder_hparams_and_params
@@ -64,8 +64,8 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
             "none", for the sum over its tokens.
         split_punctuation: tokens of punctuation are words of their own.
         entropy: give the entropies too.
-        context: a text that is read before this one and not scored (a list of them for a list of texts), with a space
-            between the two where neither has white space there; or ids, if the text is ids.
+        context: a text that is read before this one and not scored, with a space between the two where neither has
+            white space there; or ids, if the text is ids. With a list of texts, one for all or a list, one for each.
         bos: False leaves out <|endoftext|>; then the first token is not scored.
 
     Returns:
@@ -84,9 +84,10 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
         check_whole("stride", stride, 1, hparams["n_ctx"], "the context, n_ctx")
     if encoder is None:
         raise TypeError("this model has no tokenizer (encoder is None), so it has no <|endoftext|> to score from")
-    many = not isinstance(text, str) and len(text) > 0 and not isinstance(text[0], numbers.Integral)
+    many = is_many(text)
     texts: list[Any] = list(text) if many else [text]
-    contexts: list[Any] = [None] * len(texts) if context is None else list(context) if many else [context]
+    one_context = not many or context is None or not is_many(context)
+    contexts: list[Any] = [context] * len(texts) if one_context else list(context)
     if len(contexts) != len(texts):
         raise ValueError(f"there must be a context for each of the {len(texts)} texts, not {len(contexts)}")
     ids, n_context = zip(*[_ids_after(*pair, model) for pair in zip(contexts, texts)])

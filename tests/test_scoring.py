@@ -110,6 +110,12 @@ def test_context_is_read_and_not_scored(shakespeare, context, text, joined, n, b
                                        [word.surprisal for word in words], atol=1e-3)
 
 
+@pytest.mark.parametrize("texts, context", [(["Romeo!", "and", "thou"], "O R"), ([[5, 6], [7], [8]], [9, 10, 11])])
+def test_one_context_is_read_before_each_of_many_texts(shakespeare, texts, context):
+    for text, one in zip(texts, score(texts, shakespeare, context=context), strict=True):
+        np.testing.assert_allclose(one.log_probs, score(text, shakespeare, context=context).log_probs, atol=1e-4)
+
+
 @pytest.mark.parametrize("options, error, message", [
     ({"correction": "spaces"}, ValueError, "correction must be whitespace or space or none, not 'spaces'"),
     ({"context": [1, 2]}, TypeError, "both be text, or both be token ids"),
