@@ -171,6 +171,9 @@ class Explorer:
             state = Asked(**asked)
         except TypeError:
             raise TypeError(f"a state has the fields {', '.join(Asked._fields)}") from None
+        for name in ("text", "other"):
+            if not isinstance(value := getattr(state, name), (str, type(None))):
+                raise TypeError(f"{name} must be a string, not {value!r}")
         n_layer, n_head = self.hparams["n_layer"], self.hparams["n_head"]
         check_choice("view", state.view, VIEWS)
         if state.head is not None:

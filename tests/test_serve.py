@@ -195,6 +195,8 @@ def test_saliency_is_that_of_the_saliency_command(explorer, shakespeare):
     ({"ids": [1, 5000]}, "token id 5000 is not in the vocabulary"),
     ({"ids": [1], "steps": [-1]}, "token id -1 is not in the vocabulary"),
     ({"ids": [5] * 256, "steps": ["likeliest"]}, "fills the model's context of 256 tokens: step back"),
+    ({"text": 5}, "text must be a string, not 5"),
+    ({"text": "O", "other": [5]}, "other must be a string, not [5]"),
     ({"text": "O", "token": 7.5}, "token must be a whole number"),
     ({"text": "O", "out": [42]}, "from 0 to 41"),
     ({"text": "O", "head": [0, 6]}, "head must be a whole number from 0 to 5"),
