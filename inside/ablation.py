@@ -84,10 +84,10 @@ def ablation(text: str | Sequence[int], model: Model, answer: str | int, what: s
 def table_ablation(result) -> list[Table]:
     """`Ablation` as tables: the whole model, then a row for each layer, a column for each head."""
     columns = [f"head {head}" for head in range(result.change.shape[1])] if result.what == "z" else [result.what]
-    rows = [[str(layer), *(with_error(result, (layer, i)) for i in range(len(columns)))]
+    rows = [[f"layer {layer}", *(with_error(result, (layer, i)) for i in range(len(columns)))]
             for layer in range(len(result.change))]
     return [baseline_table(result),
-            Table(">" + ">" * len(columns), ["layer", *columns], rows, n_repeated=1)]
+            Table(">" + ">" * len(columns), ["change of log-probability", *columns], rows, n_repeated=1)]
 
 
 def plot_ablation(result: Any, ax: Any = None) -> Any:

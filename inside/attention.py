@@ -79,7 +79,8 @@ def table_attention(result, *, k: int = 3) -> Table:
         order = np.argsort(-row[: i + 1], kind="stable")[:n_links]
         return [f"{j} {result.pieces[j]} {row[j]:.0%}" for j in order] + [""] * (n_links - len(order))
 
-    header = ["looks at", *[""] * (n_links - 1)] if one_head else [f"head {h}" for h in result.heads]
+    header = [f"layer {result.layer}, head {head}" for head in result.heads]
+    header = [f"{header[0]} looks at", *[""] * (n_links - 1)] if one_head else header
     rows = [[str(i), result.pieces[i], *(link for rows in result.pattern for link in links(i, rows[i]))]
             for i in range(n)]
     return Table("><" + "<" * len(header), ["", "token", *header], rows, n_repeated=2)

@@ -84,14 +84,14 @@ def attribution(text: str | Sequence[int], model: Model, answer: str | int, wron
     values = centred / seen["ln_final.scale"][-1] @ (ln_f["g"] * direction)  # [n_part, n_embd] @ [n_embd] -> [n_part]
     return with_title(Attribution([*parts, "ln_f.b"], np.append(values, ln_f["b"] @ direction)),
                       f"{model_name(model)}: what adds to the logit of {watched.named} after "
-                      f"{quote(ids, model.encoder)}")
+                      f"{quote(ids, model.encoder)}", f"logit of {watched.named}")
 
 
 @table_of(Attribution)
 def table_attribution(result) -> Table:
     """`Attribution` as a table."""
-    return Table("<>", ["part", "adds"], [[name, with_error(result, i, 3)] for i, name in enumerate(result.names)]
-                 + [["sum", f"{result.values.sum():+.3f}"]])
+    rows = [[name, with_error(result, i, 3)] for i, name in enumerate(result.names)]
+    return Table("<>", ["part", f"adds to the {result.metric}"], [*rows, ["sum", f"{result.values.sum():+.3f}"]])
 
 
 def plot_attribution(result: Any, ax: Any = None, most: int = 40) -> Any:

@@ -110,9 +110,13 @@ def plot_detect_heads(result: Any, ax: Any = None) -> Any:
 
 def read_pattern(pattern: str) -> str | np.ndarray:
     """A pattern's name as it is; the file of one (.csv or .npy) as an array."""
-    if Path(pattern).suffix == ".npy":
-        return np.load(pattern, allow_pickle=False)
-    return np.loadtxt(pattern, delimiter=",", ndmin=2) if Path(pattern).suffix == ".csv" else pattern
+    if pattern in PATTERNS:
+        return pattern
+    if (ending := Path(pattern).suffix) not in (".csv", ".npy"):
+        raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, or a .csv or .npy file, not {pattern!r}")
+    if not Path(pattern).exists():
+        raise FileNotFoundError(f"{pattern}: there is no such file")
+    return np.load(pattern, allow_pickle=False) if ending == ".npy" else np.loadtxt(pattern, delimiter=",", ndmin=2)
 
 
 def show_detect_heads(text: str | None = None, pattern: str | None = None, k: int = 10, *, out: str | None = None,

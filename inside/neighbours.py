@@ -104,8 +104,9 @@ def _term(word, model):
         if len(ids) == 1:
             return ids[0]
     pieces = " and ".join(" ".join(tokens(spelling, model).pieces) for spelling in spellings)
+    spaces = "" if quoted or not re.search("[+-]", word) else "; a + or - between two terms needs spaces around it"
     raise ValueError(f"{word} is not one token of this vocabulary: its pieces are {pieces}; only single tokens have an "
-                     "embedding")
+                     f"embedding{spaces}")
 
 
 @table_of(Neighbours)

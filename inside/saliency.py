@@ -61,14 +61,15 @@ def saliency(text: str | Sequence[int], model: Model, answer: str | int | None =
     each = (values["embed"].astype(np.float64) * gradients["embed"]).sum(axis=-1)  # [n_seq, n_embd] -> [n_seq]
     return with_title(Saliency(pieces, each, pieces_of(watched.ids, model.encoder)[0]),
                       f"{model_name(model)}: what each token does for the logit of {watched.named} after "
-                      f"{quote(ids, model.encoder)}")
+                      f"{quote(ids, model.encoder)}", f"logit of {watched.named}")
 
 
 @table_of(Saliency)
 def table_saliency(result) -> Table:
     """`Saliency` as a table."""
     rows = zip(range(len(result.pieces)), result.pieces, result.values, strict=True)
-    return Table("><>", ["", "token", "saliency"], [[str(i), piece, f"{value:+.3f}"] for i, piece, value in rows])
+    return Table("><>", ["", "token", f"saliency for the {result.metric}"],
+                 [[str(i), piece, f"{value:+.3f}"] for i, piece, value in rows])
 
 
 def plot_saliency(result: Any, ax: Any = None) -> Any:

@@ -447,6 +447,7 @@ def test_the_examples_in_docstrings_are_true(shakespeare, path):
     (lambda m: lens.attention("x", m, head=-1), ValueError, "head must be a whole number from 0 to 5 .*, not -1"),
     (lambda m: lens.logit_lens([2000], m), ValueError, "token id 2000 is not in the vocabulary"),
     (lambda m: lens.neighbours("king - sister", m), ValueError, "sister is not one token .* ·s is ter and s is ter;"),
+    (lambda m: lens.neighbours("king-he+she", m), ValueError, r"a \+ or - between two terms needs spaces around it"),
     (lambda m: lens.neighbours("' sister'", m), ValueError, "' sister' is not one token .* are ·s is ter;"),
     (lambda m: lens.neighbours("king queen", m), ValueError, "between 'king' and 'queen' a . or - is missing"),
     (lambda m: lens.neighbours("king -", m), ValueError, "ends with an operator"),
