@@ -20,7 +20,7 @@ from benchmarks.random_model import HPARAMS, random_params, write_vocabulary  # 
 from encoder import get_encoder  # noqa: E402
 from gpt2 import gpt2  # noqa: E402
 from inside.explore import Explorer  # noqa: E402
-from inside.serve import Server  # noqa: E402
+from inside.server import Server  # noqa: E402
 
 TARGET = 0.3  # seconds with the 124M and 20 tokens on two cores
 WORDS = "When the lamp was lit, the old captain read the letter again and gave it to the boy who had brought it. " * 40

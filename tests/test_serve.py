@@ -18,7 +18,7 @@ from helpers import BUNDLED, ROOT, TEXT, error_line, wait_for
 
 import lens
 from inside.explore import Explorer, Interrupted
-from inside.serve import Server
+from inside.server import Server
 
 CITIZEN = "First Citizen. Second Citizen. First"
 SENATOR, MURDERER = "First Senator. Second Senator. First", "First Murderer. Second Murderer. First"
@@ -283,6 +283,11 @@ def test_a_mistake_of_the_programs_is_one_line_for_the_page_and_a_traceback_for_
     status, _, text = ask(server, f"/{TOKEN}/see", "{}")
     assert status == 500 and text == "the server failed (KeyError: 'key'); its terminal says more"
     wait_for(lambda: "KeyError: 'key'" in capsys.readouterr().err)
+
+
+def test_other_commands_do_not_wait_for_the_import_of_a_server():
+    source = "import sys, lens; sys.exit('http.server' in sys.modules)"
+    subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=True)
 
 
 def test_it_listens_on_this_machine_alone(server):
