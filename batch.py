@@ -18,6 +18,7 @@ if __name__ == "__main__":
     guard_imports()  # Ctrl-C or a missing package in the imports below: one line, not a traceback
 
 import os
+import signal
 from collections.abc import Callable
 
 from cli.startup import INTERRUPTED
@@ -100,6 +101,7 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
 COMMANDS: dict[str, Callable] = {"generate": generate, "score": score}
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no copy of the texts stays in /tmp
     try:
         run_command_line(COMMANDS, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size",
                                           "o": "out"})

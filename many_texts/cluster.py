@@ -64,6 +64,17 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
         yield client
 
 
+def dashboard_of(client) -> str | None:
+    """The address of the scheduler's dashboard; None where there is none, as after --no-dashboard."""
+    import requests
+
+    link = client.dashboard_link  # Dask gives one in any case
+    with contextlib.suppress(requests.RequestException):  # not to be reached from here: it may be from elsewhere
+        if requests.head(link, timeout=1).status_code == 404:
+            return None
+    return link
+
+
 def local_cluster(n_workers: int) -> Any:
     """Worker processes on this machine, which only this process can give work to: they ask for its certificate."""
     import distributed

@@ -103,7 +103,9 @@ def run(name: str, options: Options, **how) -> None:
             function = functools.partial(command.function, model=(options.model_size, options.models_dir, fingerprint),
                                          **how)
             n_workers = sum(client.nthreads().values())
-            notice(f"{counted(rows.n, 'text')} on {counted(n_workers, 'worker')}, dashboard at {client.dashboard_link}"
+            dashboard = cluster.dashboard_of(client)
+            notice(f"{counted(rows.n, 'text')} on {counted(n_workers, 'worker')}"
+                   + (f", dashboard at {dashboard}" if dashboard else "")
                    + (f"; {journal.n_texts:,} were finished before" if journal.n_texts else ""))
             with kept(journal):
                 blocks = blocks_of(unfinished(rows, journal), sizes(rows.n - journal.n_texts, n_workers, command))

@@ -428,6 +428,18 @@ def test_workers_that_die_while_they_start(monkeypatch):
         cluster.local_cluster(1)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:0", None])
+def test_a_dashboard_is_announced_where_there_is_one(address):
+    import distributed
+
+    from many_texts.cluster import dashboard_of
+
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=address, protocol="tcp",
+                                  host="127.0.0.1") as cluster, distributed.Client(cluster.scheduler_address) as client:
+        assert client.dashboard_link.endswith("/status")
+        assert dashboard_of(client) == (client.dashboard_link if address else None)
+
+
 # --- faults -------------------------------------------------------------------------------------
 
 
@@ -454,6 +466,17 @@ def interrupted(tmp_path, shakespeare, how, n=700):
     assert [row["continuation"] for row in rows] == [encoder.decode(new) for new in ids]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.jsonl"]
     return first.decode(), second.decode()
+
+
+def test_kill_leaves_nothing_of_what_is_piped_in(tmp_path):
+    process = start("score", "-", "--out", tmp_path / "out.jsonl", stdin=subprocess.PIPE,
+                    env={**os.environ, "TMPDIR": str(tmp_path)})
+    process.stdin.write(b"To be")
+    process.stdin.flush()
+    wait_for(lambda: list(tmp_path.glob("*/stdin.txt")))
+    process.terminate()
+    assert process.wait(30) == 130 and not list(tmp_path.iterdir())
+    assert process.communicate() == (b"", b"")
 
 
 @pytest.mark.slow
