@@ -271,7 +271,7 @@ some_arguments = st.lists(st.one_of(
     max_size=6)
 
 
-@settings(max_examples=400, deadline=None, database=None)
+@settings(max_examples=150, deadline=None, database=None)
 @given(some_arguments, st.sampled_from([program, COMMANDS]))
 @example(["--", "--", "--interactive"], program)
 @example(["x", "--", "--trace"], program)
@@ -294,7 +294,7 @@ def test_any_arguments(arguments, component):
             assert result[name] in arguments or f"--{name}={result[name]}" in arguments
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=50, deadline=None, database=None)
 @given((st.text(max_size=20) | st.text("-ab =\n", max_size=8)).filter(lambda text: text not in ("-h", "--help")))
 def test_any_text(text):
     assert called(["--", text]) == called([f"--prompt={text}"]) == DEFAULTS | {"prompt": text}

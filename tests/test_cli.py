@@ -235,6 +235,7 @@ def test_a_prompt_arrives_as_it_was_typed_whatever_the_locale(run, expected):
 
 
 @posix
+@pytest.mark.slow
 def test_a_loop_over_lines(expected, tmp_path):
     (tmp_path / "prompts").write_text("ROMEO:\n60\nJULIET:\n")
     loop = f'while read -r prompt; do {COMMAND} "$prompt" -n3 {SHAKESPEARE}; done < {tmp_path}/prompts'
@@ -299,6 +300,7 @@ def test_a_closed_pipe_ends_quietly():
     ("<&-", 0, None),
     ("> /dev/full", 1, "error: the output cannot be written: No space left on device\n"),
 ])
+@pytest.mark.slow
 def test_closed_streams(redirection, status, stderr):
     result = subprocess.run(f"{COMMAND} ROMEO: 3 {SHAKESPEARE} {redirection}", shell=True, cwd=ROOT,
                             capture_output=True, text=True, timeout=100)
@@ -306,6 +308,7 @@ def test_closed_streams(redirection, status, stderr):
     assert stderr is None or result.stderr == stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_show_a_character(run, expected):
     result = run("안녕", "3", "--echo", *BUNDLED, env={"PYTHONIOENCODING": "ascii"})
     assert (result.returncode, result.stdout) == (0, "??" + expected("안녕", 3).encode("ascii", "replace").decode())
@@ -332,6 +335,7 @@ def test_ctrl_c_during_the_imports_ends_quietly(tmp_path, module):
 
 
 @posix
+@pytest.mark.slow
 def test_ctrl_c_during_a_download_ends_quietly(tmp_path):
     with FileServer({"124M/checkpoint": b"x" * 10**7}) as server:
         server.delay = 0.05
@@ -389,6 +393,7 @@ CLOSING = r"3 tokens in [^\n]*\n"
     (">/dev/null", rf"{CLOSING}\$"),
     ("2>&1 | cat", rf"TEXT\n{CLOSING}\$"),
 ])
+@pytest.mark.slow
 def test_the_screen(expected, redirection, shown):
     text = expected("JULIET:", 3)
     assert not text.endswith("\n")
@@ -487,6 +492,7 @@ def test_without_a_screen_it_asks_on_stderr(expected, tmp_path):
 
 
 @posix
+@pytest.mark.slow
 def test_lens_asks_for_its_text_once(keyboard, tmp_path):
     program = keyboard("lens.py", "tokens")
     program.expect_exact("text: ")

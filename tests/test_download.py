@@ -345,6 +345,7 @@ def test_answers_that_make_no_sense(tmp_path, monkeypatch, capsys, answer):
 # --- processes at once ---
 
 
+@pytest.mark.slow
 def test_simultaneous_processes_download_each_file_once(server, tmp_path):
     server.delay = 0.05
     processes = [start(tmp_path) for _ in range(3)]
@@ -355,6 +356,7 @@ def test_simultaneous_processes_download_each_file_once(server, tmp_path):
     assert server.requests == [(f"355M/{name}", None) for name in FILES]
 
 
+@pytest.mark.slow
 def test_waiting_for_another_process_is_announced(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(model_files.lock, "SILENT_WAIT", 0.05)
     server.faults[DATA] = [("hang", 98_304)]

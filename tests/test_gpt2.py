@@ -115,7 +115,7 @@ def test_the_last_rows_are_those_of_all_rows(n_logits):
     np.testing.assert_allclose(model.logits(ids, n_logits=n_logits), WHOLE[-(n_logits or 600) :], atol=2e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(cuts=st.sets(st.integers(1, 599), max_size=4), n_logits=st.integers(1, 600))
 def test_a_text_may_be_cut_anywhere_between_passes_through_the_cache(cuts, n_logits):
     model, ids = LONG
@@ -167,6 +167,7 @@ def test_stop_id_ends_the_generation_before_it(shakespeare):
     assert shakespeare.generate(ids, 20, stop_id=stop) == free[: free.index(stop)]
 
 
+@pytest.mark.slow
 def test_a_vocabulary_may_be_larger_than_unicode():
     model = random_model(n_vocab=1_200_000, n_ctx=64, n_embd=2, n_head=1, n_layer=1)
     model.params["ln_f"].update(g=np.zeros(2, np.float32), b=np.ones(2, np.float32))

@@ -352,6 +352,7 @@ def test_pairs_of_texts_give_the_mean_too(shakespeare):
             assert run.value == pytest.approx(np.mean([one.value for one in runs])) and "of 2 texts" in run.says
 
 
+@pytest.mark.slow
 def test_a_position_is_the_end_of_a_shorter_text(shakespeare):
     shorter = "First Murderer. Second"
     longer, other = shorter + " Murderer. First", "First Senator. Second Senator. First"

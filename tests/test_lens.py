@@ -67,6 +67,7 @@ def test_commands_take_text_that_looks_like_a_number_and_stdin(run, lens_py):
     assert run("tokens", *BUNDLED, program="lens.py", input="123\n").stdout == lens_py("tokens", "123", *BUNDLED).stdout
 
 
+@pytest.mark.slow
 def test_score_of_a_file_longer_than_the_context(run, tmp_path, shakespeare):
     text = "".join(f"ROMEO:\nIt is the {n}th night.\n\n" for n in range(40)) + "안녕"
     path = tmp_path / "123"
@@ -180,6 +181,7 @@ def test_a_picture_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path,
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
 
 
+@pytest.mark.slow
 def test_commands_without_matplotlib(run, tmp_path):
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('hidden')")
@@ -189,6 +191,7 @@ def test_commands_without_matplotlib(run, tmp_path):
     assert result.returncode == 1 and result.stdout == "" and "pip install matplotlib" in result.stderr
 
 
+@pytest.mark.slow
 def test_without_a_model_offline_the_bundled_one_answers(run, tmp_path):
     result = run("parameters", "--models_dir", str(tmp_path), program="lens.py")
     assert "2,915,328" in result.stdout and "bundled model" in result.stderr
@@ -219,6 +222,7 @@ def test_help_describes_every_option(monkeypatch, capsys, program, command, func
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_short_options(run, tmp_path):
     result = run("attention", "O Romeo", "-l", "2", "-k", "1", "-m", "shakespeare", "-o", str(tmp_path / "a.svg"),
                  program="lens.py")
@@ -268,6 +272,7 @@ def test_tables_fit_the_terminal(lens_py, monkeypatch, command):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.slow
 def test_tables_fit_a_real_terminal():
     import fcntl
     import os

@@ -129,6 +129,7 @@ def worker_processes(process):
 # --- a run --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_generate_on_a_local_cluster(batch, tmp_path, shakespeare):
     """The one run of the fast tests, on two processes, with rows that cannot be done among the others."""
     rows = [*table(), {"text": ""}, {"text": "word " * 300}, {"text": None}, {"text": 7}, {"id": 1}]

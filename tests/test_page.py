@@ -103,6 +103,7 @@ def test_30_tokens_of_the_124m_stay_below_2_mb():
     assert 200_000 < len(page.html.encode()) < 2_000_000
 
 
+@pytest.mark.slow
 def test_a_text_too_long_for_a_page_is_refused(monkeypatch, shakespeare):
     with pytest.raises(ValueError, match="300 positions are more than the context of 256"):
         lens.page([5] * 300, shakespeare)
@@ -128,6 +129,7 @@ def test_a_notebook_gets_the_page_in_a_frame_of_its_own(page):
     assert repr(page) == f"Page(title={page.title!r})" and "First Citizen" in page.title
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page(lens_py, tmp_path, shakespeare):
     file = tmp_path / "page.html"
     result = lens_py("page", "O Romeo", "--k", "4", "--out", str(file), *BUNDLED)

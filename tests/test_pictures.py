@@ -24,8 +24,8 @@ def draw(plot, result):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("text", [KOREAN, "x", pytest.param((TEXT * 3)[:110], marks=pytest.mark.slow)],
-                         ids=["korean", "one", "long"])
+@pytest.mark.parametrize("text", [KOREAN, "x", (TEXT * 3)[:110]], ids=["korean", "one", "long"])
+@pytest.mark.slow
 def test_plots_show_every_token(shakespeare, text):
     result = lens.tokens(text, shakespeare)
     pieces, n = result.pieces, len(result.pieces)
@@ -47,6 +47,7 @@ def test_plots_show_every_token(shakespeare, text):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_bar_plots_and_a_given_axes(shakespeare):
     from matplotlib.figure import Figure
 
@@ -184,7 +185,8 @@ def test_every_picture_names_the_model_and_the_text(shakespeare):
     assert lens.parameters(unnamed).title == "GPT-2 of 6 layers, 6 heads, width 192: 2,915,328 parameters"
 
 
-@pytest.mark.parametrize("n", [pytest.param(n, marks=pytest.mark.slow) for n in (1, 30, 173, 1000)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 30, 173, 1000])
 def test_pictures_stay_small_enough_and_their_labels_legible(large, n):
     ids = np.random.default_rng(0).integers(0, 1024, n)
     pictures = every_picture(ids, large) if n < 100 else [
@@ -199,8 +201,8 @@ def test_pictures_stay_small_enough_and_their_labels_legible(large, n):
 
 
 @pytest.mark.parametrize("width, height, layout", [
-    (2.6, 2.2, None), pytest.param(2.6, 2.2, "constrained", marks=pytest.mark.slow),
-    pytest.param(4, 3, None, marks=pytest.mark.slow), pytest.param(4, 3, "constrained", marks=pytest.mark.slow)])
+    (2.6, 2.2, None), (2.6, 2.2, "constrained"), (4, 3, None), (4, 3, "constrained")])
+@pytest.mark.slow
 def test_pictures_on_a_small_axes_do_not_overlap(shakespeare, width, height, layout):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -213,6 +215,7 @@ def test_pictures_on_a_small_axes_do_not_overlap(shakespeare, width, height, lay
         assert_legible(ax, 100)
 
 
+@pytest.mark.slow
 def test_a_long_logit_lens_names_every_token_and_its_layers_above_too(large):
     ax = on_a_figure(lens.plot_logit_lens, lens.logit_lens(np.arange(192), large))
     assert len(ax.get_yticklabels()) == 192 and len(ax.texts) == 192 * 12
