@@ -21,11 +21,10 @@ import os
 import signal
 from collections.abc import Callable
 
+from cli.continuations import check_options as check_sampling
 from cli.startup import INTERRUPTED
 from cli.terminal import argument_errors, run_command_line
 from cli.text_in import unescape
-from generation.checks import check_command
-from generation.sampling import Sampling
 from many_texts.run import Options, run
 from many_texts.scoring import check_options
 
@@ -51,8 +50,7 @@ def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 
             --seed S they use seeds S, S + 1, ...; needs a temperature.
         stop: end before this text; \\n is a newline, \\t a tab.
     """
-    with argument_errors():
-        check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop)
+    check_sampling(temperature, top_k, top_p, seed, n_tokens_to_generate, n_samples, stop)
     options = Options(texts, out, column, input_format, model_size, models_dir, scheduler, n_workers, prefix, strict,
                       overwrite)
     run("generate", options, n_tokens_to_generate=n_tokens_to_generate, temperature=temperature, top_k=top_k,

@@ -32,7 +32,7 @@ from backend.attention import cached_mask, head_by_head
 from backend.chunks import in_chunks, wanted_rows_only
 from backend.passes import on_the_cores
 from backend.products import matmul
-from generation.checks import check_command, check_generation, check_whole, checked_pass
+from generation.checks import check_generation, checked_pass
 from generation.hooks import Hook, no_hook, with_results, within
 from generation.kv_cache import KVCache, no_cache, text_by_text
 from generation.prompt_lookup import next_ids_with_lookup
@@ -248,35 +248,21 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
         json: print a line of JSON for each continuation, with prompt, continuation and, if one was given, seed.
         list_models: list the models on disk and exit.
     """
-    from cli import terminal, text_in, text_out
+    from cli.continuations import check_options, print_continuations
     from utils import available_models, load_encoder_hparams_and_params
 
     if list_models:
         print(*available_models(models_dir), sep="\n")
         return
-    with terminal.argument_errors():  # before anything is downloaded
-        check_command(Sampling(temperature, top_k, top_p, seed), n_tokens_to_generate, n_samples, stop, echo, json)
+    check_options(temperature, top_k, top_p, seed, n_tokens_to_generate, n_samples, stop, echo, json)
     model = load_encoder_hparams_and_params(model_size, models_dir)
-    encoder, hparams, params = model
-    with terminal.argument_errors():
-        check_whole("n_tokens_to_generate", n_tokens_to_generate, 1, hparams["n_ctx"], "the context, n_ctx")
 
-    def continue_text(prompt: str) -> None:
-        stopwatch = text_out.Stopwatch()
-        for i in range(n_samples):
-            sample_seed = None if seed is None else seed + i
-            with terminal.argument_errors():  # if the prompt does not fit into the context
-                new_ids = generate_stream(model.encode(prompt), params, hparams["n_head"], n_tokens_to_generate,
-                                          temperature=temperature, top_k=top_k, top_p=top_p, seed=sample_seed,
-                                          stop_id=encoder.eot_token)
-            pieces = text_out.until(encoder.decode_stream(stopwatch(new_ids)), stop and text_in.unescape(stop))
-            if json:
-                text_out.print_json(prompt=prompt, continuation="".join(pieces), seed=sample_seed)
-            else:
-                text_out.print_text(pieces, before=prompt if echo else "", number=i + 1 if n_samples > 1 else None)
-        terminal.notice(stopwatch)
+    def new_ids(prompt: str, seed: int | None) -> Iterator[int]:
+        return generate_stream(model.encode(prompt), model.params, model.n_head, n_tokens_to_generate,
+                               temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+                               stop_id=model.encoder.eot_token)
 
-    text_in.for_each_prompt(continue_text, prompt, max_bytes=hparams["n_ctx"] * encoder.max_token_bytes)
+    print_continuations(new_ids, model, prompt, seed, n_samples, stop, echo, json)
 
 
 if __name__ == "__main__":

@@ -113,20 +113,3 @@ def check_generation(inputs: Sequence[int] | np.ndarray, params: dict[str, Any],
                          f"{len(ids) + n_tokens_to_generate}, more than the context of {n_ctx} (n_ctx): shorten the "
                          "prompt or ask for fewer")
     return ids
-
-
-def check_command(sampling: "Sampling", n_tokens_to_generate: int, n_samples: int, stop: str | None,
-                  echo: bool = False, json: bool = False) -> None:
-    """ValueError unless the options of gpt2.py fit each other, as far as that is known without the model."""
-    check_whole("n_tokens_to_generate", n_tokens_to_generate, 1)
-    check_whole("n_samples", n_samples, 1)
-    if stop == "":
-        raise ValueError("stop is empty: give the text before which to end")
-    if json and echo:
-        raise ValueError("echo makes no difference with json: each line has its prompt")
-    idle = {"top_k": sampling.top_k, "top_p": sampling.top_p, "seed": sampling.seed,
-            "n_samples": n_samples if n_samples > 1 else None}
-    for name, value in idle.items():
-        if sampling.temperature == 0 and value is not None:
-            raise ValueError(f"{name} = {value} makes no difference at temperature 0, which takes the most likely "
-                             "token each time: give a --temperature above 0, for instance 0.8")
