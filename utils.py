@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from encoder import Encoder, get_encoder
-from model_files import folders, hub, hugging_face, weights
+from model_files import folders, hub, weights
 from model_files import tf_checkpoint as checkpoint
 from model_files.folders import BUNDLED_MODEL as BUNDLED_MODEL  # "as": can be imported from here, too
 from model_files.folders import DEFAULT_MODEL, is_hub_name
@@ -124,7 +124,7 @@ def load_encoder_hparams_and_params(model_size: str | os.PathLike[str] | None = 
     if missing and on_hub:
         model_dir = hub.download(str(name))
         missing = missing_files(model_dir)
-    elif missing and model_dir.name in MODEL_SIZES and not hugging_face.recognizes(model_dir):
+    elif missing and model_dir.name in MODEL_SIZES and not folders.is_hugging_face(model_dir):
         if not model_dir.parent.is_dir():
             logger.warning(f"the folder {model_dir.parent} does not exist: making it for the {model_dir.name} model")
         try:
@@ -139,7 +139,9 @@ def load_encoder_hparams_and_params(model_size: str | os.PathLike[str] | None = 
                            f"({error}): using the small bundled model, {BUNDLED_MODEL}, instead")
             model_dir = folders.MODELS_DIR / BUNDLED_MODEL
         missing = missing_files(model_dir)
-    if hugging_face.recognizes(model_dir):
+    if folders.is_hugging_face(model_dir):
+        from model_files import hugging_face
+
         hugging_face.check_files(model_dir, missing)
         hparams = load_hparams(model_dir)
         encoder = hugging_face.get_encoder(model_dir, str(name) if on_hub else model_dir.name, hparams["n_vocab"])
@@ -185,7 +187,9 @@ def load_params(model_dir: str | os.PathLike[str], hparams: dict[str, Any]) -> d
     Returns and raises as `load_gpt2_params_from_tf_ckpt`.
     """
     model_dir, shapes = Path(model_dir), parameter_shapes(hparams)
-    if hugging_face.recognizes(model_dir):
+    if folders.is_hugging_face(model_dir):
+        from model_files import hugging_face
+
         return nested(weights.load(model_dir, lambda: hugging_face.fingerprint(model_dir), shapes,
                                    lambda: hugging_face.read_tensors(model_dir, shapes)), hparams)
     prefix = checkpoint.latest_checkpoint(model_dir)

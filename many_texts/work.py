@@ -12,7 +12,7 @@ from many_texts.batches import generate_batch
 from many_texts.cluster import reporter
 from many_texts.journal import Result
 from many_texts.scoring import check_scored, encode_after, score_texts, units
-from model_files import hugging_face
+from model_files import folders
 from model_files import tf_checkpoint as checkpoint
 from utils import find_model, load_encoder_hparams_and_params, missing_files
 
@@ -48,7 +48,9 @@ def fingerprint(model_size: str, models_dir: str | None) -> str:
     if missing:
         raise FileNotFoundError(f"{socket.gethostname()} does not have the model {model_size!r}: {missing[0]} is "
                                 "missing. Copy the model there, or say with --models_dir where the workers have it")
-    if hugging_face.recognizes(folder):
+    if folders.is_hugging_face(folder):
+        from model_files import hugging_face
+
         files = hugging_face.files(folder)
     else:
         index = checkpoint.index_file(checkpoint.latest_checkpoint(folder))

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from model_files import hub, hugging_face, official_files
+from model_files import hub, official_files
 from model_files.official_files import MODEL_ALIASES, MODEL_SIZES, read_hparams
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"  # wherever the program is started from
 DEFAULT_MODEL, BUNDLED_MODEL = "124M", "shakespeare"
+HUGGING_FACE_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                      "adapter_config.json")  # a folder of that layout has one of them
 
 
 def find_model(model_size: str | os.PathLike[str], models_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -97,10 +99,20 @@ def _folders(models_dir: Path) -> list[str]:
         return []
 
 
+def is_hugging_face(folder: Path) -> bool:
+    """Whether a folder has Hugging Face's layout. With an hparams.json, it is OpenAI's.
+
+    What reads that layout is imported only then: most models start without it, and sooner.
+    """
+    return not (folder / "hparams.json").exists() and any((folder / name).exists() for name in HUGGING_FACE_FILES)
+
+
 def missing_files(model_dir: str | os.PathLike[str]) -> list[Path]:
     """Which of the files that a model needs are not in `model_dir`."""
     model_dir = Path(model_dir)
-    if hugging_face.recognizes(model_dir):
+    if is_hugging_face(model_dir):
+        from model_files import hugging_face
+
         return hugging_face.missing_files(model_dir)
     return official_files.missing_files(model_dir)
 
@@ -115,7 +127,9 @@ def load_hparams(model_dir: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: the file is not JSON, a size is missing or out of range, or a setting in config.json is not GPT-2's.
     """
     model_dir = Path(model_dir)
-    if hugging_face.recognizes(model_dir):
+    if is_hugging_face(model_dir):
+        from model_files import hugging_face
+
         return hugging_face.load_hparams(model_dir)
     try:
         return read_hparams(model_dir / "hparams.json")

@@ -6,9 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from model_files import hugging_face
-from model_files.hugging_face import INDEX, SINGLE, SMALL_FILES
-
 logger = logging.getLogger(__name__)
 
 
@@ -58,6 +55,9 @@ def download(name: str) -> Path:
         OSError: the Hub refuses it, or the disk is full.
     """
     from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+    from model_files import hugging_face
+    from model_files.hugging_face import INDEX, SINGLE, SMALL_FILES
 
     where = f"{name} on {constants.ENDPOINT}"
     try:

@@ -53,12 +53,6 @@ LEAVES = {"w": "weight", "g": "weight", "b": "bias"}
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy has no bfloat16: it is the upper half of a float32
 
 
-def recognizes(folder: Path) -> bool:
-    """Whether a folder has Hugging Face's layout. With an hparams.json, it is OpenAI's."""
-    names = ("config.json", SINGLE, INDEX, "pytorch_model.bin", "adapter_config.json")
-    return not (folder / "hparams.json").exists() and any((folder / name).exists() for name in names)
-
-
 def missing_files(folder: Path) -> list[Path]:
     """Which of the files that are needed are not in `folder`."""
     whole = (folder / "tokenizer.json").is_file() or not (folder / "vocab.json").is_file()

@@ -11,7 +11,6 @@ from typing import Any
 
 from model_files import tf_checkpoint as checkpoint
 from model_files import weights
-from model_files.download import download, without_password
 from model_files.lock import locked
 from model_files.tensor_bundle import MAGIC
 
@@ -146,6 +145,8 @@ def download_gpt2_files(model_size: str, model_dir: str | os.PathLike[str]) -> N
         ConnectionError: the server cannot be reached, or keeps failing.
         OSError: the server refuses a file or sends something else, or the disk is full.
     """
+    from model_files.download import download, without_password  # not at each start
+
     if model_size not in MODEL_SIZES:
         raise ValueError(f"there is no official model {model_size!r}: choose one of {', '.join(MODEL_SIZES)}")
     model_dir = Path(model_dir)
