@@ -9,22 +9,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from backend.passes import run_on_cores
 from generation.checks import check_ids, check_whole
+from generation.kv_cache import KVCache
 from generation.sampling import Sampling
-from gpt2 import gpt2, softmax
 from inside import page_data
 from inside.interventions import block_name, compose, patch, record, sweep
-from inside.logit_lens import unembed
+from inside.logit_lens import logits_of, predicted
 from inside.model import check_choice, check_model
 from inside.next_tokens import likeliest
 from inside.page import Page, page_of
-from inside.score import score
 from inside.tokens import one_token, pieces_of, tokens
+from many_texts.batches import MAX_LOGITS, log_prob_of, side_by_side
 
 VIEWS = ("next", "attention", "layers", "patching")
 SMALL = 48  # a longer text's small patterns are drawn in this many rows, each the largest weights of several
-MOST_KEPT = 5_000  # tokens whose logit lens is kept
-MOST_ROWS = 768  # logits computed for the logit lens: with the 124M's 12 layers those of 64 tokens, 150 MB
+MOST_KEPT = 50_000  # predictions of the logit lens that are kept
+MOST_ROWS = 768  # of the logit lens, over all layers: with the 124M's 12 those of 64 tokens
+MOST_WORK = 2 * 10**9  # multiplications for the logit lens before it is shown: with the 124M those of 4 tokens
 MOST_RUNS = 300  # that `measure` makes: those of the 124M take some seconds
 STEPS = ("likeliest", "sample", "back")
 
@@ -60,6 +62,28 @@ class Changes(NamedTuple):
         """Those in a pass over the tokens before `end` alone."""
         return Changes(self.out, self.other[:end], tuple((layer, at) for layer, at in self.patches if at < end))
 
+    def up_to(self, layer: int, n_head: int) -> "Changes":
+        """Those that change what comes out of a layer."""
+        return Changes(tuple(part for part in self.out if part < (layer + 1) * (n_head + 1)), self.other,
+                       tuple((of, at) for of, at in self.patches if of <= layer))
+
+
+class Run(NamedTuple):
+    """A pass over a text, and beside it over <|endoftext|> and all its tokens but the last, from which each token is
+    predicted: both take little longer than one.
+
+    Each of the `streams`, before and after each layer, and `normalized`, after the last norm, is
+    [2, n_seq, n_embd]; log_probs float64 [n_seq] are NaN until they are asked for.
+    """
+
+    ids: tuple[int, ...]
+    streams: record
+    normalized: np.ndarray
+    log_probs: np.ndarray
+
+
+NOTHING = Run((), record(), np.empty(0), np.empty(0))
+
 
 class Interrupted(Exception):
     """Something else is asked meanwhile."""
@@ -79,9 +103,10 @@ class Explorer:
         self.k = min(k, self.hparams["n_vocab"])
         self.rng = np.random.default_rng() if rng is None else rng
         self.passed = functools.lru_cache(maxsize=4)(self._pass)
-        self.log_probs = functools.lru_cache(maxsize=6)(self._log_probs)
+        self.patterns = functools.lru_cache(maxsize=2)(self._patterns)
+        self.latest: dict[tuple[int, ...], tuple[Run, list[KVCache]]] = {}  # by what is taken out, the last one last
         self.logits = functools.lru_cache(maxsize=12)(self._logits)
-        self.lens_of: dict[tuple, list[tuple[int, float]]] = {}  # of a text up to a token, for each layer
+        self.lens_of: dict[tuple, tuple[list[int], list[float]]] = {}  # of a text up to a token, and a layer
 
     def see(self, asked: dict) -> dict:
         """What the page shows in a state, a dict of `Asked`.
@@ -95,11 +120,12 @@ class Explorer:
         logits = {"whole": self.logits(ids, Changes(), token), "now": self.logits(ids, changes, token)}
         explained = self._explained(state, logits["now"])
         top = {explained}.union(*(likeliest(run, self.k) for run in logits.values()))
-        data = page_data.about_model(self.model, self.k)
-        data |= page_data.about_text(ids, self.model, self.log_probs(ids, changes))
+        data = page_data.about_model(self.model, self.k) | page_data.about_text(ids, self.model)
         data |= {"live": True, "token": token, "head": state.head, "text": self._text(ids),
                  "changes": self.in_words(changes), "explained": explained,
                  "next": {token: {name: page_data.run(run, top) for name, run in logits.items()}}}
+        if state.view != "attention":  # where the tokens' colours say how surprising they are
+            data["surprisal"] = page_data.surprisal(self.log_probs(ids, changes))
         if state.view == "next" and state.saliency:
             data["saliency"] = page_data.about_saliency(ids, self.model, token, explained,
                                                          self._hook(changes.before(token + 1)))
@@ -112,12 +138,12 @@ class Explorer:
         return data | {"pieces": page_data.pieces(page_data.ids_in(data), self.encoder)}
 
     def measure(self, asked: dict, interrupted: Callable[[], bool] = lambda: False) -> dict:
-        """What takes many passes: the effect of each part that could be taken out or, in the view of patching, of each
-        place that could be patched. Nothing where it would take too long.
+        """What takes long: the effect of each part that could be taken out or, in the view of patching, of each place
+        that could be patched, nothing where it would take too long; in that of the layers, the whole logit lens.
 
         Args:
             asked: as in `see`.
-            interrupted: says whether to raise Interrupted, between two passes.
+            interrupted: says whether to raise Interrupted, between two steps of it.
         """
         state, ids, changes = self._read(asked)
         n_layer, n_head = self.hparams["n_layer"], self.hparams["n_head"]
@@ -142,12 +168,19 @@ class Explorer:
             if texts.get("error") or texts["clean"] == texts["corrupted"]:
                 return {}
             plain = Changes(changes.out)
-            source = self.passed(self._ids(state.other), plain)
+            source = self.passed(self._ids(state.other), plain).streams
             names = [block_name(layer, "resid_pre") for layer in range(n_layer)]
-            found = metrics([patch(name, source[name], positions=at) for name in names for at in range(len(ids))],
+            found = metrics([patch(name, source[name][0], positions=at) for name in names for at in range(len(ids))],
                             self._hook(plain), lambda logits: difference(logits, texts["answer"], texts["wrong"]))
             fractions = (found - texts["corrupted"]) / (texts["clean"] - texts["corrupted"])
             return {"places": page_data.rounded(fractions.reshape(n_layer, -1), 3)}
+        if state.view == "layers":
+            lens = self._lens(ids, changes, state.token)
+            while [] in lens["ids"][0]:
+                if interrupted():
+                    raise Interrupted
+                lens = self._lens(ids, changes, state.token)
+            return {"lens": lens, "pieces": page_data.pieces(page_data.ids_in({"lens": lens}), self.encoder)}
         return {}
 
     def page(self, asked: dict) -> Page:
@@ -198,8 +231,7 @@ class Explorer:
 
     def _decided_head(self, ids, changes, token):
         """The head in which a token looks most at a single one, beside itself and the first, where idle heads look."""
-        patterns = [self.passed(ids, changes)[block_name(layer, "attn.pattern")]
-                    for layer in range(self.hparams["n_layer"])]
+        patterns = self.patterns(ids, changes)
         row = min(token, patterns[0].shape[1] - 1)
         most = np.array([pattern[:, row, 1:row].max(axis=-1, initial=0) for pattern in patterns])  # [n_layer, n_head]
         layer, head = np.unravel_index(np.argmax(most), most.shape)
@@ -245,57 +277,83 @@ class Explorer:
 
     # --- passes ---
 
-    def _hook(self, changes, shift=0):
-        """The hook that makes the changes; with shift=1 in a pass over <|endoftext|> and all tokens but the last."""
+    def _hook(self, changes, beside=False):
+        """The hook that makes the changes in a pass over the text alone, or with the second one of `Run` beside it."""
         hooks = [page_data.part_taken_out(part, self.hparams["n_head"]) for part in changes.out]
         if changes.patches:
-            other = (*self.encoder.new_text(), *changes.other[:-1]) if shift else changes.other
-            source = self.passed(other, Changes(changes.out))
+            source, n = self.passed(changes.other, Changes(changes.out)).streams, len(changes.other)
             for layer, at in changes.patches:
-                if at + shift < len(other):
-                    name = block_name(layer, "resid_pre")
-                    hooks.append(patch(name, source[name], positions=at + shift))
+                stream = source[name := block_name(layer, "resid_pre")]  # [2, n_seq, n_embd]
+                rows = [at, n + at + 1][: 2 if at + 1 < n else 1] if beside else at
+                hooks.append(patch(name, np.concatenate(stream) if beside else stream[0], positions=rows))
         return compose(*hooks) if hooks else None  # a pass without a hook is faster
 
     def _pass(self, ids, changes):
-        """What the page needs of a pass: a `record` of the stream, and of the small patterns of all heads."""
-        seen = record(["blocks.*.resid_pre", "blocks.*.resid_post", "logits"])
+        """The `Run` of a text. What it has in common with the text before, as when a letter is typed, is kept."""
+        texts, start = [list(ids), [*self.encoder.new_text(), *ids[:-1]]], 0
+        before, caches = NOTHING, None
+        if not changes.patches:
+            before, caches = self.latest.pop(changes.out, (NOTHING, [self._cache(), self._cache()]))
+            differ = (i for i, (a, b) in enumerate(zip(ids, before.ids)) if a != b)
+            start = min(next(differ, len(before.ids)), len(ids) - 1)
+            for cache in caches:
+                cache.length = start
+        streams = record(["blocks.*.resid_pre", "blocks.*.resid_post"])
+        x = side_by_side([text[start:] for text in texts], caches, **self.params, n_head=self.hparams["n_head"],
+                         hook=compose(self._hook(changes, beside=True), streams))
+        normalized, log_probs = x.reshape(2, -1, x.shape[-1]), np.full(len(ids), np.nan)
+        for name, stream in streams.items():
+            streams[name] = stream.reshape(normalized.shape)
+        if start:
+            normalized = np.concatenate([before.normalized[:, :start], normalized], axis=1)
+            log_probs[:start] = before.log_probs[:start]
+            for name, stream in streams.items():
+                streams[name] = np.concatenate([before.streams[name][:, :start], stream], axis=1)
+        run = Run(ids, streams, normalized, log_probs)
+        if caches:
+            self.latest[changes.out] = run, caches
+            if len(self.latest) > 2:  # with nothing and with something taken out
+                del self.latest[next(iter(self.latest))]
+        return run
 
-        def keep_small(name, x):
-            if name.endswith("attn.pattern"):
-                seen[name] = small(x)
+    def _cache(self):
+        return KVCache(*(self.hparams[name] for name in ("n_layer", "n_head", "n_ctx", "n_embd")))
 
-        gpt2(ids, **self.params, n_head=self.hparams["n_head"], n_logits=1,
-             hook=compose(self._hook(changes), keep_small, seen))
-        return seen
-
-    def _log_probs(self, ids, changes):
-        return score(ids, self.model, hook=self._hook(changes, shift=1)).log_probs
+    def log_probs(self, ids, changes):
+        """The log-probability of each token, as `score`; computed once."""
+        run = self.passed(ids, changes)
+        new = np.flatnonzero(np.isnan(run.log_probs))
+        for rows in np.array_split(new, -(-len(new) // MAX_LOGITS)) if len(new) else ():
+            logits = logits_of(run.normalized[1, rows], self.params["wte"])
+            run.log_probs[rows] = log_prob_of(np.array(ids)[rows], logits)
+        return run.log_probs
 
     def _logits(self, ids, changes, token):
         """The logits [n_vocab] of what follows a token."""
-        seen = self.passed(ids, changes)
-        if token == len(ids) - 1:
-            return seen["logits"][0]
-        last = seen[block_name(self.hparams["n_layer"] - 1, "resid_post")]
-        return unembed(last[token : token + 1], self.params)[0]
+        return logits_of(self.passed(ids, changes).normalized[0, token : token + 1], self.params["wte"])[0]
+
+    def _patterns(self, ids, changes):
+        """The small patterns of all heads: a list of an array for each layer."""
+        streams, n_head = self.passed(ids, changes).streams, self.hparams["n_head"]
+
+        def patterns():
+            inputs = (page_data.head_inputs(streams[block_name(layer, "resid_pre")][0], block, n_head)
+                      for layer, block in enumerate(self.params["blocks"]))
+            return [small(page_data.pattern_of(q, k)) for q, k, _ in inputs]
+
+        return run_on_cores(patterns, len(ids), self.hparams["n_layer"], self.hparams["n_embd"])
 
     # --- what the views show ---
 
     def _attention(self, ids, changes, state):
-        seen, n = self.passed(ids, changes), len(ids)
-        layers = range(self.hparams["n_layer"])
-        patterns = [seen[block_name(layer, "attn.pattern")] for layer in layers]
+        patterns = [page_data.triangles(each) for each in self.patterns(ids, changes)]
         layer, head = state.head
-        data: dict[str, Any] = {}
-        stream, block = seen[block_name(layer, "resid_pre")], self.params["blocks"][layer]
-        q, k, v = page_data.head_inputs(stream, block, self.hparams["n_head"], head)
-        if n <= SMALL:
-            data["attention"] = [page_data.triangles(each) for each in patterns]
-        else:
-            data["small"] = [page_data.triangles(each) for each in patterns]
+        stream = self.passed(ids, changes).streams[block_name(layer, "resid_pre")][0]
+        q, k, v = page_data.head_inputs(stream, self.params["blocks"][layer], self.hparams["n_head"])[:, head]
+        data: dict[str, Any] = {"attention": patterns}
+        if len(ids) > SMALL:
             pattern = page_data.triangles(page_data.pattern_of(q, k)[None])
-            data["attention"] = [[]] * layer + [[[]] * head + pattern]
+            data = {"small": patterns, "attention": [[]] * layer + [[[]] * head + pattern]}
         if state.opened:
             data["opened"] = page_data.opened(state.head, q, k, v)
         return data
@@ -303,32 +361,31 @@ class Explorer:
     def _lens(self, ids, changes, token):
         """The logit lens of the tokens around the chosen one: the likeliest, and for the chosen one the k likeliest.
 
-        What is predicted after a token depends on no later one: what was computed before is kept.
+        Where that takes too long, it is there for the nearest of them only, and for more of them the next time. What a
+        layer predicts after a token depends on no later one and on no later layer: what was computed before is
+        kept.
         """
         layers = range(self.hparams["n_layer"])
         n_rows = max(1, MOST_ROWS // len(layers))
         start = max(0, min(token - n_rows // 2, len(ids) - n_rows))
         rows = range(start, min(start + n_rows, len(ids)))
-        keys = {at: (ids[: at + 1], changes.before(at + 1)) for at in rows}
-        new = [at for at in rows if at == token or keys[at] not in self.lens_of]
-        seen = self.passed(ids, changes)
-        x = np.concatenate([seen[block_name(layer, "resid_post")][new] for layer in layers])
-        logits = unembed(x, self.params)  # of all layers at once: [n_layer * n_new, n_embd] -> [..., n_vocab]
-        best = logits.argmax(axis=-1)
-        logits -= logits[np.arange(len(best)), best][:, None]
-        of_token = logits[new.index(token) :: len(new)].copy()  # [n_layer, n_vocab]
-        p = 1 / np.exp(logits, out=logits).sum(axis=-1)  # the probability of the best, whose exp is 1
+        keys = {(layer, at): (layer, ids[: at + 1], changes.before(at + 1).up_to(layer, self.hparams["n_head"]))
+                for layer in layers for at in rows}
         if len(self.lens_of) > MOST_KEPT:
             self.lens_of.clear()
-        for i, at in enumerate(new):
-            self.lens_of[keys[at]] = list(zip(best[i :: len(new)].tolist(), page_data.rounded(p[i :: len(new)], 4)))
-        found = [[self.lens_of[keys[at]][layer] for at in rows] for layer in layers]
-        top_ids = [[[i] for i, _ in row] for row in found]
-        probabilities = [[[p] for _, p in row] for row in found]
-        for layer, logits_of in enumerate(of_token):
-            top_ids[layer][token - start] = top = likeliest(logits_of, self.k)
-            probabilities[layer][token - start] = page_data.rounded(softmax(logits_of)[top], 4)
-        return {"first": start, "ids": top_ids, "probabilities": probabilities}
+        new = [place for place, key in keys.items() if key not in self.lens_of]
+        n_new = max(1, MOST_WORK // (len(layers) * self.params["wte"].size))
+        nearest = sorted({at for _, at in new}, key=lambda at: abs(at - token))[:n_new]
+        if new := [(layer, at) for layer, at in new if at in nearest]:
+            streams = self.passed(ids, changes).streams
+            x = np.array([streams[block_name(layer, "resid_post")][0, at] for layer, at in new])
+            top_ids, probabilities = predicted(x, self.params, self.k)
+            found = zip(top_ids.tolist(), page_data.rounded(probabilities, 4))
+            self.lens_of.update(zip((keys[place] for place in new), found))
+        shown = [[[values[: self.k if at == token else 1] for values in self.lens_of.get(keys[layer, at], ([], []))]
+                  for at in rows] for layer in layers]
+        return {"first": start, "ids": [[top for top, _ in row] for row in shown],
+                "probabilities": [[p for _, p in row] for row in shown]}
 
     def _patching(self, state, ids, changes):
         """The second text, and how far what is patched in brings its answer back; as `patching`."""

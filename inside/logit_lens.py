@@ -1,14 +1,17 @@
 """What would each layer predict?"""
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from backend.passes import run_on_cores
+from backend.team import share
 from cli.tables import Table, print_tables
 from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.hooks import Hook
-from gpt2 import layer_norm, softmax
+from gpt2 import layer_norm
 from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
@@ -17,6 +20,9 @@ from inside.pictures import CHARACTER, LINE, colour_bar, families, legible, name
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from utils import Model, load_encoder_hparams_and_params
+
+MOST_ROWS = 256  # of logits at a time: with the 124M's vocabulary they take 50 MB
+N_PANELS = 8  # of the vocabulary, which the cores share out
 
 
 @titled
@@ -58,12 +64,8 @@ def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook |
     names = [f"blocks.{i}.resid_post" for i in range(model.n_layer)]
     seen = record(names)
     model.logits(ids, n_logits=1, hook=compose(hook, seen))
-    shape = (len(names), len(ids), k)
-    best, probabilities = np.empty(shape, np.intp), np.empty(shape, np.float32)
-    for i, name in enumerate(names):  # layer by layer: the logits of all layers at once may not fit into memory
-        p = softmax(unembed(seen[name], model.params))
-        best[i] = [likeliest(row, k) for row in p]
-        probabilities[i] = np.take_along_axis(p, best[i], axis=-1)
+    streams, shape = np.concatenate([seen[name] for name in names]), (len(names), len(ids), k)
+    best, probabilities = (each.reshape(shape) for each in predicted(streams, model.params, k))
     predictions = np.array(pieces_of(best.ravel(), model.encoder)).reshape(shape)
     return with_title(LogitLens(pieces, best, predictions, probabilities),
                       f"{model_name(model)}: what each layer would predict next in {quote(ids, model.encoder)}")
@@ -72,6 +74,37 @@ def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook |
 def unembed(x, params):
     """The residual stream x [n_seq, n_embd] of any layer as logits [n_seq, n_vocab]: the last norm, then wte."""
     return layer_norm(x, **params["ln_f"]) @ params["wte"].T
+
+
+def predicted(x, params, k):
+    """What the residual stream x [n_seq, n_embd] of any layer predicts: the ids of the k likeliest tokens, int
+    [n_seq, k], and their probabilities, float32 [n_seq, k]."""
+    ids, probabilities = np.empty((len(x), k), np.intp), np.empty((len(x), k), np.float32)
+
+    def predict(i):  # one row, which stays in the core's own cache
+        row = logits[i - start]
+        ids[i] = likeliest(row, k)
+        row -= row[ids[i, 0]]
+        weights = np.exp(row, out=row)
+        probabilities[i] = weights[ids[i]] / weights.sum()
+
+    for start in range(0, len(x), MOST_ROWS):
+        logits = logits_of(layer_norm(x[start : start + MOST_ROWS], **params["ln_f"]), params["wte"])
+        run_on_cores(functools.partial(share, predict, range(start, start + len(logits))), len(logits), 1, x.shape[1])
+    return ids, probabilities
+
+
+def logits_of(x, wte):
+    """x @ wte.T, [n_seq, n_embd] -> [n_seq, n_vocab], by all cores and row by row in memory."""
+    logits = np.empty((len(x), len(wte)), dtype=np.float32)
+
+    def multiply(panel):
+        np.matmul(x, wte[panel].T, out=logits[:, panel])
+
+    n_panel = max(64, -(-len(wte) // N_PANELS))
+    panels = [slice(i, i + n_panel) for i in range(0, len(wte), n_panel)]
+    run_on_cores(functools.partial(share, multiply, panels), len(x), 1, x.shape[1])
+    return logits
 
 
 @table_of(LogitLens)

@@ -62,6 +62,8 @@ def likeliest(logits: np.ndarray, k: int) -> list[int]:
 
     Only these are sorted: with the 124M's vocabulary that takes 0.1 ms instead of 9.
     """
+    if k == 1:
+        return [int(np.argmax(logits))]
     found = np.flatnonzero(logits >= np.partition(logits, -k)[-k])  # those, and others as high as the last of them
     return found[np.argsort(-logits[found], kind="stable")][:k].tolist()
 

@@ -54,9 +54,9 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
     listed[token] = sorted(set().union(listed[token], *in_runs))  # each run is shown beside the whole model's
     if log_probs is None:
         log_probs = score(ids, model, hook=hook).log_probs
-    data = about_model(model, k) | about_text(ids, model, log_probs)
-    data |= {
+    data = about_model(model, k) | about_text(ids, model) | {
         "live": False,
+        "surprisal": surprisal(log_probs),
         "changes": changes,
         "token": token,
         "explained": answer,
@@ -68,7 +68,7 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
         "saliency": about_saliency(ids, model, token, answer, hook_up_to_token or hook),
         "effects": {"token": token, "answer": answer, "log_probs": rounded(effects, 3)},
     }
-    inputs = head_inputs(seen[f"blocks.{head[0]}.resid_pre"], params["blocks"][head[0]], n_head, head[1])
+    inputs = head_inputs(seen[f"blocks.{head[0]}.resid_pre"], params["blocks"][head[0]], n_head)[:, head[1]]
     if np.allclose(pattern_of(*inputs[:2]), seen[f"blocks.{head[0]}.attn.pattern"][head[1]], atol=1e-4):
         data["opened"] = opened(head, *inputs)  # unless the hook changes what comes between
     return data | {"pieces": pieces(ids_in(data), encoder)}
@@ -80,11 +80,15 @@ def about_model(model: Model, k: int) -> dict:
     return {"model": model_name(model), **sizes, "k": k, "temperatures": TEMPERATURES}
 
 
-def about_text(ids: Sequence[int], model: Model, log_probs: np.ndarray) -> dict:
-    """The tokens, and how surprising each is, in bits."""
+def about_text(ids: Sequence[int], model: Model) -> dict:
+    """The tokens."""
     ids = np.asarray(ids).tolist()
-    return {"quote": quote(ids, model[0]), "ids": ids, "tokens": pieces_of(ids, model[0]),
-            "surprisal": rounded(-log_probs / math.log(2), 3)}
+    return {"quote": quote(ids, model[0]), "ids": ids, "tokens": pieces_of(ids, model[0])}
+
+
+def surprisal(log_probs: np.ndarray) -> list[float]:
+    """How surprising each token is, in bits."""
+    return rounded(-log_probs / math.log(2), 3)
 
 
 def about_saliency(ids: Sequence[int], model: Model, token: int, answer: int, hook) -> dict:
@@ -107,7 +111,7 @@ def ids_in(data: dict) -> set[int]:
     for layer in data.get("lens", {}).get("ids", []):
         shown.update(*layer)
     shown.update(data["patching"][name] for name in ("answer", "wrong") if name in data.get("patching", {}))
-    return shown.union(data["ids"])
+    return shown.union(data.get("ids", ()))
 
 
 def log_prob(logits: np.ndarray, i: int) -> float:
@@ -136,15 +140,17 @@ def triangles(pattern: np.ndarray) -> list[list[int]]:
     return np.rint(1000 * pattern[:, rows, columns]).astype(int).tolist()
 
 
-def head_inputs(x: np.ndarray, block: dict, n_head: int, head: int) -> np.ndarray:
-    """A head's queries, keys and values, [3, n_seq, d_head], from the stream x [n_seq, n_embd] before its layer."""
+def head_inputs(x: np.ndarray, block: dict, n_head: int) -> np.ndarray:
+    """The heads' queries, keys and values, [3, n_head, n_seq, d_head], from the stream x [n_seq, n_embd] before their
+    layer."""
     qkv = linear(layer_norm(x, **block["ln_1"]), **block["attn"]["c_attn"])  # [n_seq, 3 * n_embd]
-    return qkv.reshape(len(x), 3, n_head, -1)[:, :, head].swapaxes(0, 1)
+    return qkv.reshape(len(x), 3, n_head, -1).transpose(1, 2, 0, 3)
 
 
 def pattern_of(q: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """A head's attention pattern [n_seq, n_seq] from its queries and keys [n_seq, d_head]."""
-    return softmax(q @ k.T / math.sqrt(q.shape[-1]) + causal_mask(len(q), len(k)))
+    """The attention patterns [..., n_seq, n_seq] of heads from their queries and keys [..., n_seq, d_head]."""
+    n_seq, d_head = q.shape[-2:]
+    return softmax(q @ k.swapaxes(-1, -2) / math.sqrt(d_head) + causal_mask(n_seq, n_seq))
 
 
 def opened(head: tuple[int, int], q: np.ndarray, k: np.ndarray, v: np.ndarray) -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 from backend.passes import run_on_cores
 from backend.products import matmul
 from generation.checks import check_generation
-from generation.hooks import Hook
+from generation.hooks import Hook, bound
 from generation.kv_cache import KVCache, SideBySide, no_cache
 from generation.sampling import Sampling, seed_of
 from gpt2 import gpt2, layer_norm, layers
@@ -19,13 +19,14 @@ MAX_LOGITS = 128  # rows of logits at a time: one of the 124M takes 200 KB
 
 
 def side_by_side(texts: Sequence[np.ndarray | list[int]], caches: Sequence[KVCache] | None, wte, wpe, blocks, ln_f,
-                 n_head: int) -> np.ndarray:
+                 n_head: int, hook: Hook | None = None) -> np.ndarray:
     """`gpt2.gpt2` for several texts at once, up to the last layer norm.
 
     Args:
         texts: the new ids of each text.
         caches: a `KVCache` for each text, or None where nothing came before and nothing comes after.
         wte, wpe, blocks, ln_f, n_head: as in `gpt2.gpt2`.
+        hook: called in the layers, with the rows of all texts; attention calls it for each text.
 
     Returns:
         [n_rows, n_embd], one text's rows after the other's; @ wte.T makes them logits.
@@ -38,10 +39,10 @@ def side_by_side(texts: Sequence[np.ndarray | list[int]], caches: Sequence[KVCac
 
     def forward():
         x = wte[np.concatenate(texts)] + wpe[positions]  # [n_rows, n_embd]
-        x = layers(x, side_by_side, len(x), blocks, n_head)
+        x = layers(x, side_by_side, len(x), blocks, n_head, bound(hook))
         return layer_norm(x, **ln_f)
 
-    return run_on_cores(forward, len(positions), len(blocks), wte.shape[1])
+    return run_on_cores(forward, len(positions), len(blocks), wte.shape[1], hook is not None)
 
 
 # --- continue -----------------------------------------------------------------------------------

@@ -157,6 +157,38 @@ def test_the_lens_of_a_long_text_is_that_of_the_tokens_around_the_chosen_one(exp
     assert [[row[0] for row in layer] for layer in found["ids"]] == without.ids[:, 13:, 0].tolist()
 
 
+def test_a_lens_that_takes_long_begins_at_the_chosen_token(explorer, shakespeare, monkeypatch):
+    monkeypatch.setattr("inside.explore.MOST_WORK", 3 * 6 * shakespeare.params["wte"].size)  # that of three tokens
+    state, expected = {"text": CITIZEN, "view": "layers", "token": 5}, lens.logit_lens(CITIZEN, shakespeare)
+    first = explorer.see(state)["lens"]["ids"][2]
+    assert [at for at, top in enumerate(first) if top] == [4, 5, 6]
+    assert [top[0] for top in first[4:7]] == expected.ids[2, 4:7, 0].tolist()
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        explorer.measure(state, lambda: next(asked))
+    found = explorer.measure(state)
+    assert [[top[0] for top in layer] for layer in found["lens"]["ids"]] == expected.ids[:, :, 0].tolist()
+    assert [found["pieces"][top[0]] for top in found["lens"]["ids"][3]] == expected.predictions[3, :, 0].tolist()
+
+
+def test_what_is_kept_of_the_text_before_is_that_of_the_new_one(explorer, shakespeare):
+    hook = lens.zero(1, 5)
+    for text in ("O Romeo", "O Romeo, Rom", "O Romeo, Ro", "O", "The king", "O Romeo, Romeo! wherefore"):
+        for view in ("next", "attention"):
+            for out, how in (([], None), ([part(1, 5)], hook)):
+                found = explorer.see({"text": text, "out": out, "view": view})
+                expected = lens.next_tokens(text, shakespeare, hook=how)
+                shown = probabilities(found)
+                assert [shown[i] for i in expected.ids] == pytest.approx(expected.probabilities, rel=1e-4)
+                if view == "next":
+                    bits = -lens.score(text, shakespeare, hook=how).log_probs / math.log(2)
+                    np.testing.assert_allclose(found["surprisal"], bits, atol=1e-3)
+                else:
+                    pattern = lens.attention(text, shakespeare, 3, 2, hook=how).pattern[0]
+                    below = pattern[np.tril_indices(len(pattern))]
+                    np.testing.assert_allclose(np.array(found["attention"][3][2]) / 1000, below, atol=6e-4)
+
+
 def test_a_page_saved_while_patched_has_what_is_shown(explorer, shakespeare):
     state = {"text": SENATOR, "other": MURDERER, "patches": [[2, 10], [0, 2]], "token": 12, "saliency": True,
              "out": [part(1, 5)]}
@@ -674,3 +706,13 @@ def test_typing_goes_on_while_a_pass_runs_and_the_latest_text_wins(browser, expl
     settled(browser)
     assert seen == ["T", "The king and"]
     assert browser.next_tokens() == at_end(lens.next_tokens("The king and", shakespeare))
+
+
+@pytest.mark.slow
+def test_a_lens_that_takes_long_becomes_whole(browser, shakespeare, monkeypatch):
+    monkeypatch.setattr("inside.explore.MOST_WORK", 0)  # one token at a time
+    browser.view("layers")
+    expected = lens.logit_lens(CITIZEN, shakespeare).predictions[:, :, 0].T.ravel().tolist()
+    assert browser.texts("#lens-of-token .last > :first-child")[0] == expected[-1]
+    wait_for(lambda: browser.texts("#lens td > :first-child") == expected)
+    assert browser.js("lensIsWhole()")

@@ -4,12 +4,15 @@
 // A cell with one of the predictions at a place.
 function lensCell(layer, after, rank) {
   const at = after - data.lens.first;
+  if (!data.lens.ids[layer][at].length) return element("td", {}, "…"); // it is still computed
   const text = data.pieces[data.lens.ids[layer][at][rank]], p = data.lens.probabilities[layer][at][rank];
   const cell = element("td", { title: `${text} ${percent(p, 2)}`, class: layer === data.n_layer - 1 ? "last" : "" },
     element("bdi", {}, text), element("span", { class: "number" }, percent(p)));
   paint(cell, shade(p));
   return cell;
 }
+
+const lensIsWhole = () => data.lens.ids[0].every((top) => top.length > 0);
 
 function lensHead(corner, names) {
   const cells = [corner, ...names].map((name) => element("th", { scope: "col" }, name));

@@ -89,22 +89,26 @@ function take(answer, sent) {
   if (newText) revealToken();
 }
 
-// What takes many passes is measured when the hand rests; the server stops measuring when something else is asked.
+// What takes long is measured when the hand rests; the server stops measuring when something else is asked.
 const measured = { key: "", values: {} }; // what was measured last, and for which state
 let resting;
 
 // What the measurements of a view depend on; null where there are none.
 function measuredKey({ view, token, out, other, patches, answer, wrong, explained }) {
   if (view === "next") return JSON.stringify([data.ids, token, explained, out, patches, patches.length ? other : ""]);
+  if (view === "layers" && lensIsWhole()) return null;
+  if (view === "layers") return JSON.stringify([view, data.ids, token, out, patches, patches.length ? other : ""]);
   return view === "patching" && other ? JSON.stringify([view, data.ids, token, out, other, answer, wrong]) : null;
 }
+
+const addMeasured = () => Object.assign(data, measured.values, { pieces: { ...data.pieces, ...measured.values.pieces } });
 
 function measureSoon() {
   const key = measuredKey(state);
   clearTimeout(resting);
   if (key === null) return;
   if (key === measured.key) {
-    Object.assign(data, measured.values);
+    addMeasured();
     return;
   }
   const before = measured.values.effects;
@@ -120,7 +124,7 @@ function measureSoon() {
       measureSoon();
     } else if (response?.ok) {
       Object.assign(measured, { key, values });
-      Object.assign(data, values);
+      addMeasured();
       show();
     }
   }, REST);
