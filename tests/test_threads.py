@@ -49,10 +49,16 @@ def n_threads_known():
     return sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate())
 
 
+def n_threads_unknown():
+    return _thread._count() - (n_threads_known() - 1)
+
+
+NOT_OURS = n_threads_unknown()  # those of pytest-xdist
+
+
 def nothing_is_taken():
     """Whether no pass has helpers, limits the BLAS or keeps others from the cores."""
-    n_helpers = _thread._count() - (n_threads_known() - 1)  # threads that `threading` does not know of
-    return n_helpers == 0 and not blas.wanted and blas.before is None and not passes.taken
+    return n_threads_unknown() == NOT_OURS and not blas.wanted and blas.before is None and not passes.taken
 
 
 @pytest.fixture(autouse=True)
