@@ -16,7 +16,7 @@ from inside.command import check_out, read_text, save_picture
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.next_tokens import likeliest
-from inside.pictures import CHARACTER, LINE, colour_bar, families, legible, name_all, new_axes, number_axis, token_axis
+from inside.pictures import CHARACTER, LINE, colour_bar, in_cells, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from utils import Model, load_encoder_hparams_and_params
@@ -126,10 +126,8 @@ def plot_logit_lens(result: Any, ax: Any = None) -> Any:
     size = min(8, 0.95 * height / n / LINE)
     longest = min(9, int(width / n_layer / (1.3 * size * CHARACTER)))  # characters in a cell; capitals are wide
     if size >= 5 and longest >= 3:
-        for i, row in enumerate(result.predictions[:, :, 0].T):
-            for j, label in enumerate(legible(row, longest)):
-                ax.text(j, i, label, ha="center", va="center", size=size, parse_math=False, in_layout=False,
-                        family=families(label), color="black" if p[i, j] > 0.6 else "white")
+        labels = legible(result.predictions[:, :, 0].T.ravel(), longest)
+        in_cells(ax, labels, n_layer, size, np.where(p.ravel() > 0.6, "black", "white"))
     token_axis(ax.yaxis, result.pieces, height, size=min(8, max(5.5, size)))
     number_axis(ax.xaxis, n_layer, width)
     if n > 40:  # too far to look down to the bottom
