@@ -94,7 +94,7 @@ def plot_ablation(result: Any, ax: Any = None) -> Any:
     """Draw `Ablation` as a grid, a row for each layer; red lowers the answer's log-probability, blue raises it."""
     labels = range(result.change.shape[1]) if result.what == "z" else [result.what]
     return plot_grid(result.change, ax, labels, "head taken out" if result.what == "z" else "taken out",
-                     "change of the log-probability", result.title)
+                     "change of the log-probability", result.title, errors=result.standard_error)
 
 
 def show_ablation(text: str | None = None, answer: str | None = None, what: str = "z", by: str = "zero", *,

@@ -96,12 +96,14 @@ def table_attribution(result) -> Table:
 
 def plot_attribution(result: Any, ax: Any = None, most: int = 40) -> Any:
     """Draw `Attribution` as bars in the order of the model; of more than `most` parts, the largest ones."""
-    names, values = list(result.names), result.values
+    names, values, errors = list(result.names), result.values, result.standard_error
     if len(names) > most:
         kept = np.sort(np.argsort(-np.abs(values), kind="stable")[: most - 1])
         names = [*(names[i] for i in kept), f"the {len(names) - len(kept)} others"]
         values = np.append(values[kept], values.sum() - values[kept].sum())
-    return bars(ax, names, values, [f"{value:+.2f}" for value in values], "adds to the logit", "part", result.title)
+        errors = None if errors is None else np.append(errors[kept], np.nan)
+    return bars(ax, names, values, [f"{value:+.2f}" for value in values],
+                "adds to the logit" + ("" if errors is None else " (± standard error)"), "part", result.title, errors)
 
 
 def show_attribution(text: str | None = None, answer: str | None = None, wrong: str | None = None,

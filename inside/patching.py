@@ -145,8 +145,9 @@ def plot_patching(result: Any, ax: Any = None) -> Any:
         labels, x_label = range(len(columns)), "head"
     else:
         labels, x_label = [a if a == b else f"{a} / {b}" for _, a, b in columns], "token: clean / corrupted"
-    return plot_grid(result.grid.reshape(len(rows), -1), ax, labels, x_label, "0: corrupted, 1: clean", result.title,
-                     rows if result.grid.ndim == 3 else None)
+    shape, errors = (len(rows), -1), result.standard_error
+    return plot_grid(result.grid.reshape(shape), ax, labels, x_label, "0: corrupted, 1: clean", result.title,
+                     rows if result.grid.ndim == 3 else None, None if errors is None else errors.reshape(shape))
 
 
 def is_by_head(result) -> bool:

@@ -185,15 +185,17 @@ def colour_bar(image, ax, label, height):
     return bar
 
 
-def bars(ax, names, values, texts, x_label, y_label, title):
-    """Horizontal bars, the first on top, each with its name before it and its text behind it."""
+def bars(ax, names, values, texts, x_label, y_label, title, errors=None):
+    """Horizontal bars, the first on top, each with its name before it and its text behind it; with `errors`, one for
+    each, there are error bars, too."""
     n = len(names)
     names = legible(names, longest=24)
     ax, width, height = new_axes(ax, 5, 0.24 * n, margins=(0.7 + max(map(len, names)) * 9 * CHARACTER, 1.1))
     size = min(9, height / n / LINE)  # of the names, so that each has its line
-    drawn = ax.barh(range(n), values, color="C0")
+    drawn = ax.barh(range(n), values, color="C0", xerr=errors, error_kw={"elinewidth": 1})
     token_axis(ax.yaxis, names, height, size=max(size, 6), longest=24)
-    low, high = min(0, *values), max(0, *values)
+    ends = np.concatenate([values, values - errors, values + errors] if errors is not None else [values])
+    low, high = min(0, *ends), max(0, *ends)
     if size > 5:
         ax.bar_label(drawn, texts, padding=3, size=size - 1)
         text = min(0.4, (0.1 + max(map(len, texts)) * (size - 1) * CHARACTER) / width)  # of the width, at either end
@@ -207,7 +209,7 @@ def bars(ax, names, values, texts, x_label, y_label, title):
     return ax
 
 
-def plot_grid(values, ax, columns, x_label, bar_label, title, rows=None):
+def plot_grid(values, ax, columns, x_label, bar_label, title, rows=None, errors=None):
     """A grid of `values` [n_layer, n_column], layer 0 on top: red below 0, blue above, white at 0.
 
     Args:
@@ -215,16 +217,22 @@ def plot_grid(values, ax, columns, x_label, bar_label, title, rows=None):
         columns: the columns' labels: a range of numbers, or pieces.
         x_label, bar_label, title: what the columns are, what the colours mean, and the title.
         rows: list of str, the rows' labels, as layer.head; if not given, they are the layers' numbers.
+        errors: the standard errors of values that are means; what is within two of them of 0 is pale.
     """
     n_layer, n = values.shape
-    ax, width, height = new_axes(ax, max(3.4, 0.42 * n), max(1.6, 0.27 * n_layer), margins=(1.6, 1.6))
+    n_lines, pale = 1 if errors is None else 2, np.zeros(values.shape, bool)  # of text in a cell
+    if errors is not None:
+        pale, bar_label = np.abs(values) < 2 * errors, f"{bar_label} (± standard error; pale: less than 2 of it from 0)"
+    ax, width, height = new_axes(ax, max(3.4, 0.42 * n), max(1.6, 0.27 * n_lines * n_layer), margins=(1.6, 1.6))
     largest = np.abs(values).max() or 1
-    image = ax.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
-    size = min(8, 0.8 * height / n_layer / LINE, width / n / (6 * CHARACTER))  # "-0.25" and some room
+    image = ax.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest",
+                      alpha=np.where(pale, 0.3, 1))
+    size = min(8, 0.8 * height / n_layer / n_lines / LINE, width / n / (6 * CHARACTER))  # "-0.25" and some room
     if size >= 5:
-        for (i, j), value in np.ndenumerate(values):
-            ax.text(j, i, f"{round(value, 2) + 0:.2f}", ha="center", va="center", size=size, in_layout=False,
-                    color="white" if abs(value) > 0.6 * largest else "black")
+        for place, value in np.ndenumerate(values):
+            error = "" if errors is None else f"\n±{errors[place]:.2f}"
+            ax.text(*place[::-1], f"{round(value, 2) + 0:.2f}{error}", ha="center", va="center", size=size,
+                    in_layout=False, color="white" if abs(value) > 0.6 * largest and not pale[place] else "black")
     if isinstance(columns, range):
         number_axis(ax.xaxis, n, width)
     else:

@@ -52,7 +52,7 @@ def mean_of(results: list[Any]) -> Any:
     first, n = results[0], len(results)
     mean = type(first)(*(_mean_field(values) for values in zip(*results, strict=True)))
     arrays = next(values for values in zip(*results, strict=True) if isinstance(values[0], np.ndarray))
-    mean.title = first.title if n == 1 else f"{first.title} and for {n - 1} more texts: the mean"
+    mean.title = first.title if n == 1 else f"{first.title} and for {n - 1} more text{'s' if n > 2 else ''}: the mean"
     mean.metric = first.metric if len({result.metric for result in results}) == 1 else first.metric.partition(" of ")[0]
     mean.n_texts, mean.standard_error = n, np.std(arrays, axis=0, ddof=1) / math.sqrt(n) if n > 1 else None
     mean.baseline = [_mean_baseline(runs) for runs in zip(*(result.baseline for result in results), strict=True)]

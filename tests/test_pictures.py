@@ -69,6 +69,31 @@ def test_characters_that_no_font_has_are_named():
     assert labels == ["<U+10FFFD>", "·↵⇥", "a" * 13 + "…"] and families("\U0010fffd a") == families("a")
 
 
+def test_pictures_of_means_show_their_standard_errors(shakespeare):
+    from matplotlib.figure import Figure
+
+    texts, answers = ["First Citizen. Second Citizen. First", "First Murderer. Second Murderer. First"], [" C", " M"]
+    result = lens.ablation(texts, shakespeare, answers)
+    ax = lens.plot_ablation(result, Figure())
+    mean, error = result.change[1, 5], result.standard_error[1, 5]
+    assert ax.texts[11].get_text() == f"{mean:.2f}\n±{error:.2f}"
+    assert "± standard error" in ax.figure.axes[1].get_ylabel().replace("\n", " ")
+    pale = np.abs(result.change) < 2 * result.standard_error
+    np.testing.assert_array_equal(ax.images[0].get_alpha() < 0.5, pale)
+    assert pale.any() and not pale[1, 5]
+    result = lens.attribution(texts, shakespeare, answers)
+    ax = lens.plot_attribution(result, Figure())
+    ends = np.array([[segment[0, 0], segment[1, 0]] for segment in ax.collections[0].get_segments()])
+    np.testing.assert_allclose(ends.mean(axis=1), result.values, atol=1e-6)
+    np.testing.assert_allclose(np.diff(ends)[:, 0] / 2, result.standard_error, atol=1e-6)
+    clean, corrupted = [texts[1]] * 2, ["First Senator. Second Senator. First", "First Murderer. Second Senator. First"]
+    result = lens.patching(clean, corrupted, shakespeare, " M", " S", "z", by_position=True)
+    alpha = lens.plot_patching(result, Figure()).images[0].get_alpha()
+    np.testing.assert_array_equal(alpha < 0.5, (np.abs(result.grid) < 2 * result.standard_error).reshape(36, -1))
+    one = lens.plot_ablation(lens.ablation(texts[0], shakespeare, " C"), Figure())
+    assert (one.images[0].get_alpha() == 1).all() and "±" not in one.texts[0].get_text()
+
+
 def test_what_is_written_into_cells_has_the_shape_and_place_of_text():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
