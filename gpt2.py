@@ -218,7 +218,7 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
     ids = check_generation(inputs, params, n_tokens_to_generate, stop_id, sampling)
     cache = KVCache(len(params["blocks"]), n_head, len(ids) + n_tokens_to_generate, params["wte"].shape[1])
     forward = functools.partial(gpt2, **params, n_head=n_head, hook=hook)
-    choose = functools.partial(sampling.choose, rng=np.random.default_rng(seed))
+    choose = functools.partial(sampling.choose, rng=sampling.rng())
     loop = next_ids_with_lookup if lookup and temperature == 0 and hook is None else next_ids
     return loop(ids, n_tokens_to_generate, forward, cache, choose, stop_id)
 

@@ -150,10 +150,11 @@ def convert(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, t
     try:
         with file:
             file.write(npy_head(shapes))
-            largest = max((math.prod(shape) for name, shape in shapes.items() if by_columns(name)), default=0)
-            buffer = np.empty(largest, np.float32)
+            buffer = np.empty(0, np.float32)
             with tqdm(desc=model_dir.name, total=4 * n_weights(shapes), unit="B", unit_scale=True, delay=0.2) as bar:
                 for name, array in tensors:
+                    if by_columns(name) and array.size > buffer.size:
+                        buffer = np.empty(array.size, np.float32)
                     array = transposed(array, buffer) if by_columns(name) else np.ascontiguousarray(array)
                     file.write(array.data.cast("B"))
                     bar.update(array.nbytes)
