@@ -5,17 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.checks import check_whole
 from generation.hooks import Hook
-from inside.command import check_out, read_text, save_picture
+from inside.command import print_answer
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import LINE, MASKED, colour_bar, name_all, new_axes, token_axis
 from inside.result import table_of, titled, with_title
 from inside.tokens import quote, tokens
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 
 @titled
@@ -126,11 +125,4 @@ def show_attention(text: str | None = None, layer: int = 0, head: int | None = N
         head: which head, from 0; without it, all heads of the layer.
         k: with one head, how many tokens to list for each token; with all heads, only the first is listed.
     """
-    check_out(out)
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = read_text(text, model)
-    with argument_errors():
-        result = attention(text, model, layer, head)
-        table = table_attention(result, k=k)
-    print_tables(table)
-    save_picture(plot_attention, result, out)
+    print_answer(attention, plot_attention, text, out, model_size, models_dir, layer, head, k=k)

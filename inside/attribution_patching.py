@@ -3,13 +3,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cli.tables import print_tables
-from cli.terminal import argument_errors
 from generation.hooks import Hook
-from inside.command import check_out, save_picture
 from inside.gradients import forward_and_backward
 from inside.interventions import block_name, compose, record
-from inside.patching import HEADS, Patching, check_place, pair_of, plot_patching, read_pair, table_patching
+from inside.patching import HEADS, Patching, check_place, pair_of, print_pair
 from inside.texts import over_texts
 from utils import Model
 
@@ -75,9 +72,5 @@ def show_attribution_patching(clean: str | None = None, corrupted: str | None = 
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
-    check_out(out)
-    asked = read_pair(clean, corrupted, answer, wrong, position, file, model_size, models_dir)
-    with argument_errors():
-        result = attribution_patching(**asked, at=at, by_position=by_position)
-    print_tables(table_patching(result))
-    save_picture(plot_patching, result, out)
+    print_pair(attribution_patching, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir,
+               at=at, by_position=by_position)

@@ -7,12 +7,14 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cli import text_in
 from cli.arguments import CommandLineError
-from cli.terminal import notice
+from cli.tables import print_tables
+from cli.terminal import argument_errors, notice
 from inside.pictures import figure_class
-from utils import Model
+from utils import Model, load_encoder_hparams_and_params
 
 ENDINGS = {"picture": (".png", ".pdf", ".svg"), "page": (".html", ".htm")}
 
@@ -31,6 +33,19 @@ def given(value: str | None, name: str) -> str:
     if value is None:
         raise CommandLineError(f"{name} is missing: --help says what it is")
     return text_in.as_typed(value)
+
+
+def print_answer(ask: Callable, plot: Callable, text: str | None, out: str | None, model_size: str | None,
+                 models_dir: str | None, *arguments: Any, **of_table: Any) -> None:
+    """Most commands: print the tables of ask(text, model, *arguments), and draw it if there is a file for it."""
+    check_out(out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    text = read_text(text, model)
+    with argument_errors():
+        result = ask(text, model, *arguments)
+        tables = result.table(**of_table)
+    print_tables(tables)
+    save_picture(plot, result, out)
 
 
 def check_out(out: str | None, kind: str = "picture") -> None:

@@ -7,19 +7,18 @@ import numpy as np
 
 from backend.passes import run_on_cores
 from backend.team import share
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.checks import check_whole
 from generation.hooks import Hook
 from gpt2 import layer_norm
-from inside.command import check_out, read_text, save_picture
+from inside.command import print_answer
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.next_tokens import likeliest
 from inside.pictures import CHARACTER, LINE, colour_bar, in_cells, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 MOST_ROWS = 256  # of logits at a time: with the 124M's vocabulary they take 50 MB
 N_PANELS = 8  # of the vocabulary, which the cores share out
@@ -144,10 +143,4 @@ def show_logit_lens(text: str | None = None, k: int = 1, *, out: str | None = No
     Args:
         k: how many predictions for each layer and position.
     """
-    check_out(out)
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = read_text(text, model)
-    with argument_errors():
-        result = logit_lens(text, model, k)
-    print_tables(table_logit_lens(result))
-    save_picture(plot_logit_lens, result, out)
+    print_answer(logit_lens, plot_logit_lens, text, out, model_size, models_dir, k)

@@ -4,15 +4,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.checks import check_ids, check_whole
-from inside.command import check_out, read_text, save_picture
+from inside.command import print_answer
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, tokens
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 
 @titled
@@ -133,10 +132,4 @@ def show_neighbours(terms: str | None = None, k: int = 10, *, out: str | None = 
             is such a token; #464 is the token of that id.
         k: how many tokens.
     """
-    check_out(out)
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    terms = read_text(terms, model)
-    with argument_errors():
-        result = neighbours(terms, model, k)
-    print_tables(table_neighbours(result))
-    save_picture(plot_neighbours, result, out)
+    print_answer(neighbours, plot_neighbours, terms, out, model_size, models_dir, k)

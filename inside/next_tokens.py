@@ -4,17 +4,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.checks import check_whole
 from generation.hooks import Hook
 from generation.sampling import Sampling
-from inside.command import check_out, read_text, save_picture
+from inside.command import print_answer
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 
 @titled
@@ -89,10 +88,4 @@ def show_next_tokens(text: str | None = None, k: int = 10, temperature: float = 
         k: how many tokens.
         temperature: the logits are divided by it, as in sampling; 0 gives the likeliest token all the probability.
     """
-    check_out(out)
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = read_text(text, model)
-    with argument_errors():
-        result = next_tokens(text, model, k, temperature)
-    print_tables(table_next_tokens(result))
-    save_picture(plot_next_tokens, result, out)
+    print_answer(next_tokens, plot_next_tokens, text, out, model_size, models_dir, k, temperature)

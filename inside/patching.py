@@ -165,8 +165,9 @@ def rows_and_columns(result) -> tuple[list[str], list[list[str]]]:
     return layers, [[str(i), a, b] for i, (a, b) in enumerate(zip(result.clean, result.corrupted, strict=True))]
 
 
-def read_pair(clean, corrupted, answer, wrong, position, file, model_size, models_dir) -> dict:
-    """What the commands about two texts ask with: their arguments, or the columns of a file; and the model."""
+def print_pair(ask, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir, **options) -> None:
+    """The commands about two texts: ask with these arguments or the columns of a file, print the tables, draw."""
+    check_out(out)
     texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
     if file:
         texts |= rows_of(file, ["clean", "corrupted", "answer"], ["wrong", "position"], texts, position)
@@ -175,7 +176,10 @@ def read_pair(clean, corrupted, answer, wrong, position, file, model_size, model
     model = load_encoder_hparams_and_params(model_size, models_dir)
     if not file:
         texts["clean"] = read_text(clean, model)
-    return {"position": position, **texts, "model": model}
+    with argument_errors():
+        result = ask(**{"position": position, **texts}, model=model, **options)
+    print_tables(table_patching(result))
+    save_picture(plot_patching, result, out)
 
 
 def show_patching(clean: str | None = None, corrupted: str | None = None, answer: str | None = None,
@@ -195,9 +199,5 @@ def show_patching(clean: str | None = None, corrupted: str | None = None, answer
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
-    check_out(out)
-    asked = read_pair(clean, corrupted, answer, wrong, position, file, model_size, models_dir)
-    with argument_errors():
-        result = patching(**asked, at=at, by_position=by_position)
-    print_tables(table_patching(result))
-    save_picture(plot_patching, result, out)
+    print_pair(patching, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir,
+               at=at, by_position=by_position)

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cli.tables import print_tables
-from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.hooks import Hook
-from inside.command import check_out, save_picture
 from inside.interventions import compose, patch, record, sweep
-from inside.patching import Patching, pair_of, plot_patching, read_pair, table_patching
+from inside.patching import Patching, pair_of, print_pair
 from inside.texts import over_texts
 from utils import Model
 
@@ -98,9 +95,5 @@ def show_path_patching(clean: str | None = None, corrupted: str | None = None, a
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
-    check_out(out)
-    asked = read_pair(clean, corrupted, answer, wrong, position, file, model_size, models_dir)
-    with argument_errors():
-        result = path_patching(**asked, receiver=receiver)
-    print_tables(table_patching(result))
-    save_picture(plot_patching, result, out)
+    print_pair(path_patching, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir,
+               receiver=receiver)

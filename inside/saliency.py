@@ -4,17 +4,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.hooks import Hook
 from inside.answers import answer_of, tokens_up_to
-from inside.command import check_out, read_text, save_picture
+from inside.command import print_answer
 from inside.gradients import forward_and_backward
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 
 @titled
@@ -88,10 +87,4 @@ def show_saliency(text: str | None = None, answer: str | None = None, wrong: str
         wrong: another token: what is explained is then the answer's logit minus this one's.
         position: the token after which the answer comes, from 0; -1 is the last one.
     """
-    check_out(out)
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = read_text(text, model)
-    with argument_errors():
-        result = saliency(text, model, answer, wrong, position)
-    print_tables(table_saliency(result))
-    save_picture(plot_saliency, result, out)
+    print_answer(saliency, plot_saliency, text, out, model_size, models_dir, answer, wrong, position)

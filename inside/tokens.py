@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.checks import check_ids
-from inside.command import check_out, read_text, save_picture
+from inside.command import print_answer
 from inside.model import check_model, model_name
 from inside.pictures import families, legible, name_all, new_axes
 from inside.result import table_of, titled, with_title
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 VISIBLE = {" ": "·", "\n": "↵", "\t": "⇥"}
 
@@ -166,10 +165,4 @@ def _rows(widths, n_columns):
 def show_tokens(text: str | None = None, *, out: str | None = None, model_size: str | None = None,
                 models_dir: str | None = None) -> None:
     """The tokens of a text: their ids and pieces."""
-    check_out(out)
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    text = read_text(text, model)
-    with argument_errors():
-        result = tokens(text, model)
-    print_tables(table_tokens(result))
-    save_picture(plot_tokens, result, out)
+    print_answer(tokens, plot_tokens, text, out, model_size, models_dir)
