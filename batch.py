@@ -26,7 +26,7 @@ from cli.startup import INTERRUPTED
 from cli.terminal import argument_errors, run_command_line
 from cli.text_in import unescape
 from many_texts.run import Options, run
-from many_texts.scoring import check_options
+from many_texts.surprisal import check_options
 
 
 def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 40, temperature: float = 0,

@@ -1,7 +1,7 @@
 """How likely is a text?"""
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,26 +17,16 @@ from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import table_of, titled, with_title
 from inside.texts import is_many
 from inside.tokens import pieces_of, quote, tokens
-from many_texts.scoring import Word, check_options, encode_after, score_texts, units
+from many_texts.surprisal import Scores, check_options, encode_after, score_texts, units
 from utils import Model, load_encoder_hparams_and_params
 
 
 @titled
-class Score(NamedTuple):
+class Score(Scores):
     """How likely a text is: ids int [n_seq], pieces, log_probs float64 [n_seq] (natural logarithms of each token's
     probability after those before it, NaN where a token is not scored), their total, n_bytes in UTF-8, bits_per_byte
-    and perplexity. Where asked for: words, a list of `many_texts.scoring.Word` (word, surprisal in bits, n_tokens,
+    and perplexity. Where asked for: words, a list of `many_texts.surprisal.Word` (word, surprisal in bits, n_tokens,
     entropy), else empty; entropies float64 [n_seq] in bits, of what each token was chosen from, else NaN."""
-
-    ids: np.ndarray
-    pieces: list[str]
-    log_probs: np.ndarray
-    total: float
-    n_bytes: int
-    bits_per_byte: float
-    perplexity: float
-    words: list[Word]
-    entropies: np.ndarray
 
 
 def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], model: Model, stride: int | None = None,
@@ -51,7 +41,7 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
     bits_per_byte is the total in bits over the UTF-8 bytes of the text, which compares models of different
     vocabularies (as in Gao et al., https://arxiv.org/abs/2101.00027); perplexity is exp(-total / n_seq).
 
-    The surprisal of a word is not the sum over its tokens: `many_texts.scoring` says why, and what is right.
+    The surprisal of a word is not the sum over its tokens: `many_texts.surprisal` says why, and what is right.
 
     Args:
         text, model: as in `tokens`; the text must not be empty. A list of texts is scored faster than each by itself:
@@ -113,7 +103,7 @@ def _ids_after(context, text, model):
 
 def _result(scores, model):
     encoder = model[0]
-    result = Score(pieces=pieces_of(scores.ids, encoder), **scores._asdict())
+    result = Score(*scores._replace(pieces=pieces_of(scores.ids, encoder)))
     return with_title(result, f"{model_name(model)}: {result.bits_per_byte:.3f} bits per byte, perplexity "
                               f"{result.perplexity:,.1f} in {quote(result.ids, encoder)}")
 

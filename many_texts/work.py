@@ -11,7 +11,7 @@ from generation.sampling import Sampling
 from many_texts.batches import generate_batch
 from many_texts.cluster import reporter
 from many_texts.journal import Result
-from many_texts.scoring import check_scored, encode_after, score_texts, units
+from many_texts.surprisal import check_scored, encode_after, score_texts, units
 from model_files import folders
 from model_files import tf_checkpoint as checkpoint
 from utils import find_model, load_encoder_hparams_and_params, missing_files

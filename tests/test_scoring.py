@@ -9,9 +9,9 @@ import pytest
 from helpers import BUNDLED, MODELS, TEXT, random_model, read_json
 
 from lens import score
-from many_texts import run, scoring, work
+from many_texts import run, surprisal, work
 from many_texts.batches import log_probs, measure, measured
-from many_texts.scoring import END, WHITESPACE, score_texts
+from many_texts.surprisal import END, WHITESPACE, score_texts
 from many_texts.tables import Row
 
 PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n",
@@ -124,7 +124,7 @@ def test_options_that_are_refused(shakespeare, options, error, message):
     with pytest.raises(error, match=message):
         score("x", shakespeare, words=True, **options)
     with pytest.raises(ValueError, match="base must be 2 or e, not '10'"):
-        scoring.units("10")
+        surprisal.units("10")
     with pytest.raises(ValueError, match="context for each of the 2 texts, not 1"):
         score(["a", "b"], shakespeare, context=["c"])
 
@@ -170,7 +170,7 @@ def test_word_surprisals_are_those_of_wordsprobability_and_minicons(shakespeare)
     p = np.exp(at_start) / np.exp(at_start).sum()
     space = sum(p[i] for i in range(1024) if encoder.token_bytes(i)[:1] == b" ")
     double = math.log(1 - space) - math.log(1 - space + p[encoder.eot_token])  # wordsprobability adds this token twice
-    kinds = scoring.token_kinds(encoder)
+    kinds = surprisal.token_kinds(encoder)
     for i, text in enumerate(theirs["texts"]):
         found = surprisals(text, shakespeare, nats, correction="space")
         expected = [theirs["wordsprobability"][i][0] + double, *theirs["wordsprobability"][i][1:]]
@@ -186,7 +186,7 @@ def test_word_surprisals_are_those_of_wordsprobability_and_minicons(shakespeare)
         measure_kinds = lambda *row: measure(*row, np.eye(6, dtype=np.float32)[kinds[0]])
         (rows,) = measured([full], shakespeare.params, 6, measure_kinds)
         rows[:, [2 + WHITESPACE, 2 + END]] = 0
-        words = scoring.score_words(ids, [encoder.token_bytes(i) for i in ids], kinds, rows, "whitespace", False)
+        words = surprisal.score_words(ids, [encoder.token_bytes(i) for i in ids], kinds, rows, "whitespace", False)
         np.testing.assert_allclose([word.surprisal * nats for word in words], theirs["minicons"][i], atol=1e-4)
 
 
@@ -255,10 +255,10 @@ def test_the_kinds_of_tokens():
         def token_bytes(self, i):
             return b"" if i == 7 else super().token_bytes(i)
 
-    first, inner = scoring.token_kinds(Encoder())
-    assert first.tolist() == [scoring.SPACE, WHITESPACE, scoring.LETTER, scoring.PUNCTUATION, scoring.LETTER,
-                              scoring.INSIDE, END, scoring.INSIDE]  # the last stands for no text, and begins no word
-    assert inner.tolist() == [scoring.LETTER, WHITESPACE, *first[2:]]
+    first, inner = surprisal.token_kinds(Encoder())  # the last stands for no text, and begins no word
+    assert first.tolist() == [surprisal.SPACE, WHITESPACE, surprisal.LETTER, surprisal.PUNCTUATION,
+                              surprisal.LETTER, surprisal.INSIDE, END, surprisal.INSIDE]
+    assert inner.tolist() == [surprisal.LETTER, WHITESPACE, *first[2:]]
 
 
 def test_a_line_break_ends_a_word_too(shakespeare):

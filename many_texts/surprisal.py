@@ -43,9 +43,10 @@ class Word(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """How likely a text is: the fields are those of `lens.Score`, which has the pieces, too."""
+    """How likely a text is, as `lens.Score` says, which has the pieces."""
 
     ids: np.ndarray
+    pieces: list[str]
     log_probs: np.ndarray
     total: float
     n_bytes: int
@@ -101,7 +102,7 @@ def score_texts(texts: Sequence[Sequence[int] | np.ndarray], encoder: Encoder, p
         found = [] if kinds is None else score_words(ids, pieces, kinds, rows, correction, split_punctuation,
                                                      all_ids[n - 1] if n else None)
         bits_per_byte = -total / math.log(2) / (n_bytes or math.nan)  # ids without text have no bytes
-        scores.append(Scores(ids, log_p, total, n_bytes, bits_per_byte, perplexity, found, rows[: len(ids), 1]))
+        scores.append(Scores(ids, [], log_p, total, n_bytes, bits_per_byte, perplexity, found, rows[: len(ids), 1]))
     return scores
 
 
