@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
 ATTEMPTS, BACKOFF = 5, 1.0  # tries in a row without progress; seconds before the second, doubled for each further one
+MAX_WAIT = 60  # seconds: a server that asks for more time than this (Retry-After) is given up at once
 CHUNK = 2**14  # bytes per read, at most
 WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml", "text/xml", "application/xml")
 KEPT = "what came is kept, and the next run resumes from there"
@@ -125,9 +126,9 @@ def _open_regular(path, flags):
 class _TryAgain(Exception):
     """A temporary failure."""
 
-
-class _Unreachable(_TryAgain):
-    """There is no connection to the server: at the first try, most likely none to the network."""
+    def __init__(self, reason, *, unreachable=False, retry_after=0):
+        super().__init__(reason)
+        self.unreachable, self.retry_after = unreachable, retry_after  # bool; seconds that the server asks to wait
 
 
 def _fetch(url, partial, length, max_length):
@@ -137,13 +138,15 @@ def _fetch(url, partial, length, max_length):
         try:
             return _try(url, partial, length, max_length)
         except _TryAgain as failure:
-            if isinstance(failure, _Unreachable) and not tries:  # later, the network may take a moment to come back
+            if failure.unreachable and not tries:  # later, the network may take a moment to come back
                 raise ConnectionError(f"cannot reach {where}: {failure}") from None
             size = partial.size()
             tries, furthest = (1, size) if size > furthest else (tries + 1, furthest)
-            if tries >= ATTEMPTS:
-                raise ConnectionError(f"{where}: gave up after {tries} tries: {failure}; {KEPT}") from None
-            delay = BACKOFF * 2 ** (tries - 1)
+            if failure.retry_after > MAX_WAIT or tries >= ATTEMPTS:
+                count = "1 try" if tries == 1 else f"{tries} tries"
+                wait = f", and the server asks to wait {failure.retry_after:,.0f} s" if failure.retry_after else ""
+                raise ConnectionError(f"{where}: gave up after {count}: {failure}{wait}; {KEPT}") from None
+            delay = max(BACKOFF * 2 ** (tries - 1), failure.retry_after)
             logger.warning(f"{partial.path.stem}: {failure}; trying again in {delay:g} s")
             time.sleep(delay)
 
@@ -200,14 +203,28 @@ def _check_answer(url, response, resumes):
     """Raise OSError if the answer is not the file, `_TryAgain` if a later one may be."""
     status = response.status_code
     phrase = f"{status} {HTTPStatus(status).phrase}" if status in [*HTTPStatus] else str(status)
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind, content, transfer = (response.headers.get(name, "").partition(";")[0].strip().lower() for name in
+                               ("Content-Type", "Content-Encoding", "Transfer-Encoding"))
     if status == 511 or (status == 200 and kind in WEB_PAGE_TYPES):  # 511: Network Authentication Required
         raise _refusal(url, "a web page came instead of the file; if this network wants you to log in, open a browser "
                             "and do so")
     if status in (408, 429) or status >= 500:
-        raise _TryAgain(f"the server answers {phrase}")
+        raise _TryAgain(f"the server answers {phrase}", retry_after=_retry_after(response))
     if status != 200 and not resumes:
         raise _refusal(url, f"the server answers {phrase}")
+    if content not in ("", "identity") or transfer not in ("", "identity", "chunked"):
+        raise _refusal(url, f"the server sends the file in an encoding that was not asked for, {content or transfer!a}")
+
+
+def _retry_after(response):
+    """Seconds that the server asks to wait, 0 if it does not."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    try:
+        return Retry().get_retry_after(response.raw) or 0
+    except (InvalidHeader, ValueError, OverflowError):
+        return 0
 
 
 def _check_size(url, path, start, announced, length, max_length):
@@ -308,8 +325,8 @@ def _network_errors(url):
         reason = "".join(character if character.isprintable() else "?" for character in reason[:300])
         if is_final:
             raise _refusal(url, reason) from None
-        unreachable = any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in causes)
-        raise (_Unreachable if unreachable else _TryAgain)(reason) from None
+        raise _TryAgain(reason, unreachable=any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout))
+                                                for cause in causes)) from None
 
 
 def _causes(error):

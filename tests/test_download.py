@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections import Counter
 
 import pytest
@@ -304,6 +305,26 @@ def test_server_that_disappears(server, tmp_path, capsys):
     with pytest.raises(ConnectionError, match="gave up after 5 tries: .*refused"):
         download_gpt2_files("355M", tmp_path)
     assert len(retries(capsys)) == ATTEMPTS - 1 and partial_of(tmp_path).stat().st_size == 98_304
+
+
+@pytest.mark.parametrize("seconds, waited", [("2", 2), (" 60 ", 60), ("0", 0.001), ("soon", 0.001), ("-1", 0.001),
+                                             ("9" * 5000, 0.001), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.001)])
+def test_retry_after_is_heeded(server, tmp_path, monkeypatch, seconds, waited):
+    waits = []
+    monkeypatch.setattr(model_files.download, "time", types.SimpleNamespace(sleep=waits.append))
+    server.faults["355M/checkpoint"] = [503]
+    server.headers["Retry-After"] = seconds
+    download(tmp_path)
+    assert waits == [waited]
+
+
+@pytest.mark.parametrize("seconds", ["61", "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_gives_up_if_the_server_asks_to_wait_for_long(server, tmp_path, seconds):
+    server.faults["355M/checkpoint"] = [503]
+    server.headers["Retry-After"] = seconds
+    with pytest.raises(ConnectionError, match=r"gave up after 1 try: .*, and the server asks to wait [0-9,]+ s;"):
+        download_gpt2_files("355M", tmp_path)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("answer", [

@@ -83,6 +83,8 @@ def test_server_that_insists_on_ranges_is_asked_twice(server, tmp_path, status):
     *[({"Content-Length": length}, NO_LENGTH) for length in ("-5", "abc", "1e3", "", "9" * 5000)],
     ({"Content-Length": "77, 78"}, "Content-Length"),
     ({"Content-Length": str(2**24 + 1)}, "the server announces 16,777,217 bytes, but the file has at most 16,777,216"),
+    ({"Content-Encoding": "gzip"}, "an encoding that was not asked for, 'gzip'"),
+    ({"Transfer-Encoding": "zip"}, "an encoding that was not asked for, 'zip'"),
     ({"Content-MD5": "not base64"}, "the MD5 checksum is wrong"),
 ], ids=lambda value: str(value)[:40])
 def test_headers_that_are_refused(server, tmp_path, headers, message):
