@@ -30,17 +30,18 @@ def head_by_head(attention: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
 
 
 def cached_mask(mask: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """A decorator of mask(n_query, n_key): the mask is cut out of a larger one, whose size is a power of two and so
-    stays the same while the text grows. It cannot be written to."""
+    """A decorator of mask(n_query, n_key): the mask is cut out of a larger one, whose sizes are powers of two and so
+    stay the same while the text grows. It cannot be written to."""
 
-    @functools.lru_cache(maxsize=8)
-    def square(n: int) -> np.ndarray:
-        whole = mask(n, n)
+    @functools.lru_cache(maxsize=16)
+    def larger(n_query: int, n_key: int) -> np.ndarray:
+        whole = mask(n_query, n_key)
         whole.flags.writeable = False
         return whole
 
     @functools.wraps(mask)
     def cut(n_query: int, n_key: int) -> np.ndarray:
-        return square(2 ** math.ceil(math.log2(n_key)))[n_key - n_query : n_key, :n_key]
+        n_rows, n_columns = (2 ** math.ceil(math.log2(n)) for n in (n_query, n_key))
+        return larger(n_rows, n_columns)[n_rows - n_query :, n_columns - n_key :]
 
     return cut
