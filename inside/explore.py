@@ -369,7 +369,8 @@ class Explorer:
         n_rows = max(1, MOST_ROWS // len(layers))
         start = max(0, min(token - n_rows // 2, len(ids) - n_rows))
         rows = range(start, min(start + n_rows, len(ids)))
-        keys = {(layer, at): (layer, ids[: at + 1], changes.before(at + 1).up_to(layer, self.hparams["n_head"]))
+        texts = {at: ids[: at + 1] for at in rows}
+        keys = {(layer, at): (layer, texts[at], changes.before(at + 1).up_to(layer, self.hparams["n_head"]))
                 for layer in layers for at in rows}
         if len(self.lens_of) > MOST_KEPT:
             self.lens_of.clear()

@@ -234,6 +234,8 @@ def test_record_keeps_the_names_it_is_asked_for(shakespeare):
         np.testing.assert_array_equal(array, everything[name])
     with pytest.raises(KeyError, match="embed was not recorded: these are: blocks.0.attn.z"):
         some["embed"]
+    assert repr(some) == ("<7 arrays: blocks.0.attn.z [21, 6, 32], blocks.1.attn.z [21, 6, 32], "
+                          "blocks.2.attn.z [21, 6, 32], ...>") and repr(lens.record()) == "<0 arrays>"
 
 
 def test_zero_and_mean_change_one_head_only(shakespeare):
