@@ -139,16 +139,16 @@ def in_cells(ax, labels, n_columns, size, colours):
     from matplotlib.path import Path
     from matplotlib.transforms import Affine2D
 
-    shapes = []
-    for label in labels:
+    shapes = {}
+    for label in set(labels):
         outlines, widths = zip(*map(_outline, label or " "))
         starts = np.cumsum([-sum(widths) / 2, *widths[:-1]])  # the middle is at 0
         moved = [Path(outline.vertices + (start, -0.36), outline.codes)  # half of a capital's height
                  for outline, start in zip(outlines, starts)]
-        shapes.append(Path.make_compound_path(*moved))
+        shapes[label] = Path.make_compound_path(*moved)
     cells = [divmod(i, n_columns)[::-1] for i in range(len(labels))]
-    ax.add_collection(PathCollection(shapes, offsets=cells, offset_transform=ax.transData, facecolors=colours,
-                                     linewidths=0, in_layout=False,
+    ax.add_collection(PathCollection([shapes[label] for label in labels], offsets=cells, offset_transform=ax.transData,
+                                     facecolors=colours, linewidths=0, in_layout=False,
                                      transform=Affine2D().scale(size / 72) + ax.figure.dpi_scale_trans), autolim=False)
 
 
