@@ -4,19 +4,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.hooks import Hook
 from inside.answers import answer_of, baseline_of, tokens_up_to, warn_of_the_other_spelling
-from inside.command import check_out, given, read_text, save_picture
+from inside.command import print_over_texts
 from inside.interventions import block_name, mean, sweep, zero
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
 from inside.result import baseline_table, table_of, titled, with_error, with_title
-from inside.texts import over_texts, rows_of
+from inside.texts import over_texts
 from inside.tokens import quote
 from many_texts.batches import log_prob_of
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 KINDS = {"z": "head", "attn_out": "attention", "mlp_out": "feed-forward network"}
 
@@ -110,12 +109,5 @@ def show_ablation(text: str | None = None, answer: str | None = None, what: str 
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns text and answer (and position): the mean over its rows.
     """
-    check_out(out)
-    rows = rows_of(file, ["text", "answer"], ["position"], {"text": text, "answer": answer}, position) if file else {}
-    answer = answer if file else given(answer, "answer")
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    asked: dict[str, Any] = {"text": text if file else read_text(text, model), "answer": answer, "position": position}
-    with argument_errors():
-        result = ablation(**{**asked, **rows}, model=model, what=what, by=by)
-    print_tables(table_ablation(result))
-    save_picture(plot_ablation, result, out)
+    texts = {"text": text, "answer": answer}
+    print_over_texts(ablation, plot_ablation, texts, position, file, out, model_size, models_dir, what=what, by=by)

@@ -4,18 +4,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.hooks import Hook
 from inside.answers import answer_of, tokens_up_to
-from inside.command import check_out, given, read_text, save_picture
+from inside.command import print_over_texts
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import table_of, titled, with_error, with_title
-from inside.texts import over_texts, rows_of
+from inside.texts import over_texts
 from inside.tokens import quote
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 
 @titled
@@ -118,14 +117,5 @@ def show_attribution(text: str | None = None, answer: str | None = None, wrong: 
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns text and answer (and wrong, position): the mean over its rows.
     """
-    check_out(out)
-    rows = rows_of(file, ["text", "answer"], ["wrong", "position"],
-                   {"text": text, "answer": answer, "wrong": wrong}, position) if file else {}
-    answer = answer if file else given(answer, "answer")
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    asked: dict[str, Any] = {"text": text if file else read_text(text, model), "answer": answer, "wrong": wrong,
-                             "position": position}
-    with argument_errors():
-        result = attribution(**{**asked, **rows}, model=model, heads=heads)
-    print_tables(table_attribution(result))
-    save_picture(plot_attribution, result, out)
+    texts = {"text": text, "answer": answer, "wrong": wrong}
+    print_over_texts(attribution, plot_attribution, texts, position, file, out, model_size, models_dir, heads=heads)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from generation.hooks import Hook
+from inside.command import print_over_texts
 from inside.gradients import forward_and_backward
 from inside.interventions import block_name, compose, record
-from inside.patching import HEADS, Patching, check_place, pair_of, print_pair
+from inside.patching import HEADS, Patching, check_place, pair_of, plot_patching
 from inside.texts import over_texts
 from utils import Model
 
@@ -72,5 +73,6 @@ def show_attribution_patching(clean: str | None = None, corrupted: str | None = 
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
-    print_pair(attribution_patching, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir,
-               at=at, by_position=by_position)
+    texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
+    print_over_texts(attribution_patching, plot_patching, texts, position, file, out, model_size, models_dir, at=at,
+                     by_position=by_position)

@@ -14,6 +14,7 @@ from cli.arguments import CommandLineError
 from cli.tables import print_tables
 from cli.terminal import argument_errors, notice
 from inside.pictures import figure_class
+from inside.texts import rows_of
 from utils import Model, load_encoder_hparams_and_params
 
 ENDINGS = {"picture": (".png", ".pdf", ".svg"), "page": (".html", ".htm")}
@@ -45,6 +46,26 @@ def print_answer(ask: Callable, plot: Callable, text: str | None, out: str | Non
         result = ask(text, model, *arguments)
         tables = result.table(**of_table)
     print_tables(tables)
+    save_picture(plot, result, out)
+
+
+def print_over_texts(ask: Callable, plot: Callable, asked: dict[str, Any], position: int, file: str | None,
+                     out: str | None, model_size: str | None, models_dir: str | None, **options: Any) -> None:
+    """As `print_answer`, for questions about a text (the first of what is `asked`) or all those of a file, in whose
+    columns the rest of it is, too: all but `wrong` is needed."""
+    check_out(out)
+    first, *others = [name for name in asked if name != "wrong"]
+    optional = ["wrong", "position"] if "wrong" in asked else ["position"]
+    if file:
+        asked = {**asked, "position": position, **rows_of(file, [first, *others], optional, asked, position)}
+    else:
+        asked = {**asked, "position": position, **{name: given(asked[name], name) for name in others}}
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    if not file:
+        asked[first] = read_text(asked[first], model)
+    with argument_errors():
+        result = ask(**asked, model=model, **options)
+    print_tables(result.table())
     save_picture(plot, result, out)
 
 

@@ -4,18 +4,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from cli.terminal import argument_errors
+from cli.tables import Table
 from generation.hooks import BLOCK_NAMES, BY_HEAD, Hook
 from inside.answers import Answer, answer_of, baseline_of, tokens_up_to, warn_of_the_other_spelling
-from inside.command import check_out, given, read_text, save_picture
+from inside.command import print_over_texts
 from inside.interventions import block_name, compose, patch, record, sweep
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grid
 from inside.result import baseline_table, table_of, titled, with_error, with_title
-from inside.texts import over_texts, rows_of
+from inside.texts import over_texts
 from inside.tokens import Tokens, quote
-from utils import Model, load_encoder_hparams_and_params
+from utils import Model
 
 HEADS = [name.removeprefix("attn.") for name in BY_HEAD]
 PLACES = [*(name for name in BLOCK_NAMES if name not in BY_HEAD), *HEADS]
@@ -165,23 +164,6 @@ def rows_and_columns(result) -> tuple[list[str], list[list[str]]]:
     return layers, [[str(i), a, b] for i, (a, b) in enumerate(zip(result.clean, result.corrupted, strict=True))]
 
 
-def print_pair(ask, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir, **options) -> None:
-    """The commands about two texts: ask with these arguments or the columns of a file, print the tables, draw."""
-    check_out(out)
-    texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
-    if file:
-        texts |= rows_of(file, ["clean", "corrupted", "answer"], ["wrong", "position"], texts, position)
-    else:
-        given(corrupted, "corrupted"), given(answer, "answer")
-    model = load_encoder_hparams_and_params(model_size, models_dir)
-    if not file:
-        texts["clean"] = read_text(clean, model)
-    with argument_errors():
-        result = ask(**{"position": position, **texts}, model=model, **options)
-    print_tables(table_patching(result))
-    save_picture(plot_patching, result, out)
-
-
 def show_patching(clean: str | None = None, corrupted: str | None = None, answer: str | None = None,
                   wrong: str | None = None, at: str = "resid_pre", *, by_position: bool = False, position: int = -1,
                   file: str | None = None, out: str | None = None, model_size: str | None = None,
@@ -199,5 +181,6 @@ def show_patching(clean: str | None = None, corrupted: str | None = None, answer
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
-    print_pair(patching, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir,
-               at=at, by_position=by_position)
+    texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
+    print_over_texts(patching, plot_patching, texts, position, file, out, model_size, models_dir, at=at,
+                     by_position=by_position)

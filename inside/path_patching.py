@@ -6,8 +6,9 @@ import numpy as np
 
 from generation.checks import check_whole
 from generation.hooks import Hook
+from inside.command import print_over_texts
 from inside.interventions import compose, patch, record, sweep
-from inside.patching import Patching, pair_of, print_pair
+from inside.patching import Patching, pair_of, plot_patching
 from inside.texts import over_texts
 from utils import Model
 
@@ -95,5 +96,6 @@ def show_path_patching(clean: str | None = None, corrupted: str | None = None, a
         position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
-    print_pair(path_patching, clean, corrupted, answer, wrong, position, file, out, model_size, models_dir,
-               receiver=receiver)
+    texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
+    print_over_texts(path_patching, plot_patching, texts, position, file, out, model_size, models_dir,
+                     receiver=receiver)
