@@ -78,7 +78,7 @@ def start(folder, quick):
     prompt = [sys.executable, "-c", PROMPT, *arguments, str(n)]
     peak = statistics.median(run(prompt)[1] for _ in range(1 if quick else 3))
     table.row(f"peak resident memory of a prompt of {n:,} tokens",
-              f"{peak:.0f} MB: {peak / total:.2f} of the weights' {total:.0f} MB", "1.35")
+              f"{peak:.0f} MB: {peak / total:.2f} of the weights' {total:.0f} MB", "1.30")
     return [table]
 
 
