@@ -24,7 +24,8 @@ COMMON = {  # parameters that mean the same in several programs; a function's do
 }
 
 METAVARS: dict[object, str] = {str: "TEXT", int: "N", float: "NUMBER", bool: "True|False", "out": "FILE",
-                               "file": "FILE", "models_dir": "FOLDER"}
+                               "file": "FILE", "texts": "FILE", "models_dir": "FOLDER", "model_size": "MODEL",
+                               "scheduler": "ADDRESS", "column": "NAME"}
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from generation.hooks import no_hook
+from generation.hooks import Hook, no_hook
 
 Result = TypeVar("Result")
 
@@ -69,17 +69,22 @@ class SideBySide:
         ends = np.cumsum(n_rows).tolist()
         self.caches, self.rows = caches, [slice(end - n, end) for end, n in zip(ends, n_rows)]
 
+    def attend(self, attend: Callable[..., np.ndarray], q: np.ndarray, k: np.ndarray, v: np.ndarray, hook: Hook
+               ) -> np.ndarray:
+        """attend(q, k, v, cache) for each text: [n_head, n_rows, d_head]"""
+        return np.concatenate([attend(q[:, rows], k[:, rows], v[:, rows], one, hook=hook)
+                               for rows, one in zip(self.rows, self.caches)], axis=1)
+
 
 def text_by_text(attend: Callable) -> Callable:
-    """A decorator of attend(q, k, v, cache), attention within one text: if several texts lie side by side, it is
-    called for each."""
+    """A decorator of attend(q, k, v, cache), attention within one text: if several texts lie side by side, each attends
+    only to itself."""
 
     @functools.wraps(attend)
     def run(q, k, v, cache, *, hook=no_hook):
-        if not isinstance(cache, SideBySide):
-            return attend(q, k, v, cache, hook=hook)
-        return np.concatenate([attend(q[:, rows], k[:, rows], v[:, rows], one, hook=hook)
-                               for rows, one in zip(cache.rows, cache.caches)], axis=1)  # [n_head, n_rows, d_head]
+        if isinstance(cache, SideBySide):
+            return cache.attend(attend, q, k, v, hook)
+        return attend(q, k, v, cache, hook=hook)
 
     return run
 

@@ -11,7 +11,7 @@ from generation.checks import check_generation
 from generation.hooks import Hook, bound
 from generation.kv_cache import KVCache, SideBySide, no_cache
 from generation.sampling import Sampling, seed_of
-from gpt2 import gpt2, layer_norm, layers
+from gpt2 import gpt2, layer_norm, layers, softmax
 
 MAX_ROWS = 1024  # of a pass that generates: its arrays stay below some 30 MB at the 124M's width
 MAX_SCORED_ROWS = 512  # of a pass that scores: many short texts, or one long one
@@ -34,7 +34,8 @@ def side_by_side(texts: Sequence[np.ndarray | list[int]], caches: Sequence[KVCac
     n_rows = [len(ids) for ids in texts]
     n_past = [cache.length for cache in caches] if caches else [0] * len(texts)
     positions = np.concatenate([np.arange(start, start + n) for start, n in zip(n_past, n_rows)])
-    side_by_side = [SideBySide([cache.layers[i] for cache in caches] if caches else [no_cache] * len(texts), n_rows)
+    kind = OneRowEach if caches and len(positions) == len(texts) and hook is None else SideBySide
+    side_by_side = [kind([cache.layers[i] for cache in caches] if caches else [no_cache] * len(texts), n_rows)
                     for i in range(len(blocks))]
 
     def forward():
@@ -43,6 +44,26 @@ def side_by_side(texts: Sequence[np.ndarray | list[int]], caches: Sequence[KVCac
         return layer_norm(x, **ln_f)
 
     return run_on_cores(forward, len(positions), len(blocks), wte.shape[1], hook is not None)
+
+
+class OneRowEach(SideBySide):
+    """`SideBySide` with one new row of each text: `gpt2.attention` with the softmax of all texts at once.
+
+    Continuing 64 texts takes 3% less processor time than with the attention of each, and it is time in which a single
+    core works.
+    """
+
+    def attend(self, attend, q, k, v, hook):
+        n_head, n_texts, d_head = q.shape
+        kv = [one.extend(k[:, rows], v[:, rows]) for rows, one in zip(self.rows, self.caches)]
+        n_keys = [len(k_of_head) for (k_of_head, *_), _ in kv]
+        scores = np.full((n_texts, n_head, 1, max(n_keys)), -np.inf, dtype=np.float32)
+        for scores_of_one, rows, n, (k, _) in zip(scores, self.rows, n_keys, kv):
+            np.matmul(q[:, rows], k.swapaxes(-1, -2), out=scores_of_one[..., :n])  # [n_head, 1, n]
+        pattern, z = softmax(scores / math.sqrt(d_head)), np.empty_like(q)
+        for pattern_of_one, rows, n, (_, v) in zip(pattern, self.rows, n_keys, kv):
+            np.matmul(pattern_of_one[..., :n], v, out=z[:, rows])  # [n_head, 1, d_head]
+        return z
 
 
 # --- continue -----------------------------------------------------------------------------------
