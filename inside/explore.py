@@ -26,7 +26,7 @@ VIEWS = ("next", "attention", "layers", "patching")
 SMALL = 48  # a longer text's small patterns are drawn in this many rows, each the largest weights of several
 MOST_KEPT = 50_000  # predictions of the logit lens that are kept
 MOST_ROWS = 768  # of the logit lens, over all layers: with the 124M's 12 those of 64 tokens
-MOST_WORK = 2 * 10**9  # multiplications for the logit lens before it is shown: with the 124M those of 4 tokens
+MOST_WORK = 10**9  # multiplications for the logit lens before it is shown: with the 124M those of 2 tokens
 MOST_RUNS = 300  # that `measure` makes: those of the 124M take some seconds
 STEPS = ("likeliest", "sample", "back")
 

@@ -87,8 +87,9 @@ def run():
 
 
 @pytest.fixture
-def lens_py(capsys):
+def lens_py(capsys, monkeypatch):
     """lens.py's command line within this process, which saves starting one: lens_py("tokens", "x") -> as `run` has."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
 
     def start(*arguments):
         with pytest.raises(SystemExit) as end:

@@ -43,8 +43,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_and_their_pictures(run, lens_py, command, tmp_path, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
+def test_commands_and_their_pictures(run, lens_py, command, tmp_path):
     arguments, shown, n_lines = COMMANDS[command]
     arguments = [command, *arguments, *BUNDLED, "--out", str(tmp_path / "it.png")]
     if command in ("attention", "ablation"):  # as a process: the pictures need no display
