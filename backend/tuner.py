@@ -1,9 +1,9 @@
-"""The number of BLAS threads for a single row, found by trying."""
+"""The number of threads for a single row, found by trying."""
 import functools
 
 
 class Tuner:
-    """Finds the number of BLAS threads with which a pass over one row is fastest now, and keeps looking.
+    """Finds the number of threads with which a pass over one row is fastest now, and keeps looking.
 
     The next token is the same work as the last, so their times can be compared. Every few tokens, one is computed with
     more or fewer threads. Next to busy processes such a trial may cost as much as 20 tokens, so after a trial that

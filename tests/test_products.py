@@ -8,11 +8,12 @@ from generation.hooks import no_hook
 from gpt2 import attention, causal_mask
 
 
-@pytest.mark.parametrize("n_threads, small_products", [(0, False), (1, False), (1, True), (3, False), (3, True)])
-@pytest.mark.parametrize("n_seq", [0, 1, 2, 7, 16, 17, 64, 100])
+@pytest.mark.parametrize("n_threads", [0, 1, 3])
+@pytest.mark.parametrize("kernels", ["AVX-512", "AVX2", ""])
+@pytest.mark.parametrize("n_seq", [0, 1, 2, 7, 8, 10, 16, 64, 100])
 @pytest.mark.parametrize("order", ["F", "C"])
-def test_matmul(monkeypatch, n_threads, small_products, n_seq, order):
-    monkeypatch.setattr(products, "small_products", lambda: small_products)
+def test_matmul(monkeypatch, n_threads, kernels, n_seq, order):
+    monkeypatch.setattr(products, "kernels", lambda: kernels)
     monkeypatch.setattr(passes, "n_cores", lambda: n_threads)
     monkeypatch.setattr(cores, "are_idle", lambda: False)
     rng = np.random.default_rng(0)

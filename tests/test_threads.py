@@ -438,11 +438,12 @@ def interrupt_passes(n, seed):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer on this system")
 @pytest.mark.parametrize("n", [50, pytest.param(500, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("in_blocks", [False, True])
-def test_nothing_is_left_of_a_pass_that_ctrl_c_ended(use, monkeypatch, n, in_blocks):
+@pytest.mark.parametrize("kernels", ["AVX-512", "AVX2", ""])
+def test_nothing_is_left_of_a_pass_that_ctrl_c_ended(use, monkeypatch, n, kernels):
     use(3)
-    monkeypatch.setattr(products, "small_products", lambda: in_blocks)  # as with AVX-512
-    interrupt_passes(n, seed=in_blocks)
+    for module in (products, passes):
+        monkeypatch.setattr(module, "kernels", lambda: kernels)
+    interrupt_passes(n, seed=len(kernels))
 
 
 def test_blas_has_one_thread_while_passes_overlap():
