@@ -159,8 +159,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, h
         ValueError: no ids, an id outside the vocabulary, more positions than the context or the cache has, sizes that
             do not fit the model, or a cache that another pass is using.
     """
-    n_past = cache.length
-    positions = np.arange(n_past, n_past + len(inputs))
+    positions = cache.length + np.arange(len(inputs))
     x = hook("embed", wte[inputs]) + hook("pos_embed", wpe[positions])  # [n_seq, n_embd]
     x = layers(x, cache.layers, n_logits, blocks, n_head, hook)  # [n_seq, n_embd] -> [n_logits, n_embd]
     x = layer_norm(x, **ln_f, hook=within("ln_final.", hook))
