@@ -56,7 +56,7 @@ class record(dict):
 
     def __repr__(self):
         shown = [f"{name} {list(array.shape)}" for name, array in list(self.items())[:3]]
-        return f"<{len(self)} arrays{": " if shown else ""}{', '.join(shown)}{', ...' if len(self) > 3 else ''}>"
+        return f"<{len(self)} arrays{': ' if shown else ''}{', '.join(shown)}{', ...' if len(self) > 3 else ''}>"
 
     def __missing__(self, name):
         raise KeyError(f"{name} was not recorded: " + (f"these are: {', '.join(self)}" if self else
