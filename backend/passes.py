@@ -13,8 +13,8 @@ So the work is shared out in larger pieces, each computed with one BLAS thread:
   four cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with panels. On an idle machine, the BLAS's
   threads are faster for more than 64 rows, and with more than two cores for any number, so they are used while nothing
   else runs.
-- A single row, the next token, is too little work for that. This thread computes it, or the BLAS with the number of
-  threads that has been fastest lately (`backend.tuner`).
+- A single row, the next token, is computed with the number of threads that has been fastest lately (`backend.tuner`).
+  They are the BLAS's, or with AVX2, where its product of a matrix and a vector is slow, those of the pass.
 
 The BLAS has one number of threads for the whole process, so this is for one pass at a time. Passes that run meanwhile,
 in other threads of the program, are each computed by their own thread alone. Where the BLAS never uses more than one
@@ -33,7 +33,7 @@ from backend import cores
 from backend.blas import blas
 from backend.chunks import min_rows_for_chunks
 from backend.memory import keep_freed_memory
-from backend.products import MIN_SHARED_WORK
+from backend.products import MIN_SHARED_WORK, kernels
 from backend.team import Team, this_thread
 from backend.tuner import tuner_for
 from generation.hooks import no_hook
@@ -100,8 +100,8 @@ class Pass:
             tuner = tuner_for(n_layer, n_embd, n, has_hook)
             choice = tuner.next()
             start = time.perf_counter()
-            if tuner.choices[choice] == 1:
-                result = self.with_team(1, go)  # whose products may be faster than the BLAS's
+            if kernels() == "AVX2":
+                result = self.with_team(tuner.choices[choice], go)
             else:
                 blas.use(tuner.choices[choice], self)
                 result = go()

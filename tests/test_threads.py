@@ -441,7 +441,8 @@ def interrupt_passes(n, seed):
 @pytest.mark.parametrize("kernels", ["AVX-512", "AVX2", ""])
 def test_nothing_is_left_of_a_pass_that_ctrl_c_ended(use, monkeypatch, n, kernels):
     use(3)
-    monkeypatch.setattr(products, "kernels", lambda: kernels)
+    for module in (products, passes):
+        monkeypatch.setattr(module, "kernels", lambda: kernels)
     interrupt_passes(n, seed=len(kernels))
 
 
