@@ -100,7 +100,7 @@ class Pass:
             tuner = tuner_for(n_layer, n_embd, n, has_hook)
             choice = tuner.next()
             start = time.perf_counter()
-            if kernels() == "AVX2":
+            if kernels() == "AVX2":  # never the BLAS's threads: a row is rounded the same with any number of threads
                 result = self.with_team(tuner.choices[choice], go)
             else:
                 blas.use(tuner.choices[choice], self)

@@ -31,6 +31,18 @@ def test_matmul(monkeypatch, n_threads, kernels, n_seq, order):
     passes.run_on_cores(check, n_seq=2, n_layer=1, n_embd=1024)
 
 
+def test_a_single_row_is_rounded_the_same_with_any_number_of_threads(monkeypatch):
+    for module in (products, passes):  # the rows of several texts are computed again, alone, where two tokens nearly tie
+        monkeypatch.setattr(module, "kernels", lambda: "AVX2")
+    rng, results = np.random.default_rng(0), set()
+    x, w = rng.standard_normal((1, 1024), dtype=np.float32), rng.standard_normal((1100, 1024), dtype=np.float32).T
+    for n in (1, 2, 3):
+        monkeypatch.setattr(passes, "n_cores", lambda n=n: n)
+        for _ in range(4):  # with 2 and 3 cores, the tuner tries both numbers
+            passes.run_on_cores(lambda: results.add(products.matmul(x, w).tobytes()), 1, n_layer=n, n_embd=1024)
+    assert len(results) == 1
+
+
 @pytest.mark.parametrize("n_query, n_key", [(300, 300), (64, 600), (1, 600)])
 def test_head_by_head(n_query, n_key):
     rng = np.random.default_rng(0)
