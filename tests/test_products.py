@@ -32,7 +32,7 @@ def test_matmul(monkeypatch, n_threads, kernels, n_seq, order):
 
 
 def test_a_single_row_is_rounded_the_same_with_any_number_of_threads(monkeypatch):
-    for module in (products, passes):  # the rows of several texts are computed again, alone, where two tokens nearly tie
+    for module in (products, passes):  # where two tokens nearly tie, the row alone decides
         monkeypatch.setattr(module, "kernels", lambda: "AVX2")
     rng, results = np.random.default_rng(0), set()
     x, w = rng.standard_normal((1, 1024), dtype=np.float32), rng.standard_normal((1100, 1024), dtype=np.float32).T
