@@ -1,7 +1,7 @@
 """Keep freed memory for reuse."""
-import ctypes
 import functools
-import os
+
+from backend.cores import c_function
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     the two limits. (By itself glibc raises them when a large block is freed, but not where the environment sets one of
     them, as Dask does for its workers.)
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = c_function("mallopt")
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
         mallopt(M_TRIM_THRESHOLD, 64 * 2**20)

@@ -33,11 +33,12 @@ from backend import cores
 from backend.blas import blas
 from backend.chunks import min_rows_for_chunks
 from backend.memory import keep_freed_memory
-from backend.products import MIN_SHARED_WORK, kernels
+from backend.products import kernels
 from backend.team import Team, this_thread
 from backend.tuner import tuner_for
 from generation.hooks import no_hook
 
+MIN_SHARED_WORK = 2**20  # multiplications: a layer's smallest product
 MAX_PANEL_ROWS = 64  # with this many rows or fewer, panels are faster than the BLAS's threads on two cores
 
 Result = TypeVar("Result")

@@ -1,5 +1,6 @@
 """Matrix products: those of NumPy, fast for few rows too."""
 import functools
+from typing import Literal
 
 import numpy as np
 
@@ -11,7 +12,7 @@ MAX_DOT_ROWS = 3  # with AVX2: more rows need each block of w too often for prod
 MAX_SINGLE_ROWS = 7  # with AVX2: more rows are multiplied faster at once than one by one
 MAX_PADDED_ROWS = 64  # for more, copying them costs as much as padding gains
 CACHED_BLOCK = 96 * 1024  # elements of w, 384 KB: they stay in the core's own cache
-MIN_SHARED_WORK = 2**20  # multiplications: a product of fewer is over before another thread could help
+HEAD_START = 1_700_000  # multiplications before another thread has woken up; to read w counts as a row
 
 
 def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -22,17 +23,18 @@ def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """
     n_seq, n_out = len(x), w.shape[1]
     x = padded(x)
-    order = "C" if kernels() == "AVX2" else "F"  # the BLAS then computes x @ w, or w.T @ x.T
+    order: Literal["C", "F"] = "C" if kernels() == "AVX2" else "F"  # the BLAS then computes x @ w, or w.T @ x.T
     if order == "F" and not w.flags.f_contiguous:  # weights that lie in memory row by row
         x = untransposed(x.T).T
     result = np.empty((len(x), n_out), np.result_type(x, w), order)
+    lead = HEAD_START // ((n_seq + 1) * len(w))  # columns
     if n_threads() == 0:
         np.matmul(x, w, out=result)
-    elif n_threads() == 1 or n_seq == 1 and w.size < MIN_SHARED_WORK:
+    elif n_threads() == 1 or lead >= n_out:
         few_rows(x, w, result)
     else:
-        n_panel = -(-n_out // (n_threads() * 64)) * 64  # more and smaller panels cost more than they even out
-        panels = (slice(start, start + n_panel) for start in range(0, n_out, n_panel))
+        ends = [(lead + (n_out - lead) * i // n_threads()) // 16 * 16 for i in range(1, n_threads())]
+        panels = map(slice, [0, *ends], [*ends, n_out])  # more and smaller ones cost more than they even out
         share(lambda panel: few_rows(x, w[:, panel], result[:, panel]), panels)
     return result[:n_seq]
 

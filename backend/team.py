@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from backend import cores
+
 this_thread = threading.local()  # .team: the threads with which this one shares its work
 
 
@@ -51,8 +53,9 @@ class Team:
         self.one_has_ended: SimpleQueue[None] = SimpleQueue()
 
     def start(self) -> None:
+        other_cores = cores.others()
         for jobs in self.jobs:
-            _thread.start_new_thread(self.help, (jobs,))
+            _thread.start_new_thread(self.help, (jobs, other_cores))
             self.n_helpers += 1
 
     def stop(self) -> None:
@@ -63,8 +66,9 @@ class Team:
             with contextlib.suppress(Empty):
                 self.one_has_ended.get(timeout=0.1)  # limited, because Ctrl-C may have come just after the last one
 
-    def help(self, jobs: "SimpleQueue[Job | None]") -> None:
+    def help(self, jobs: "SimpleQueue[Job | None]", other_cores: set[int]) -> None:
         """What a helper does: work off jobs until there is None."""
+        cores.move_to(other_cores)
         while job := jobs.get():
             with np.errstate(**job.errstate):
                 job.work_off()

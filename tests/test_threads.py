@@ -504,6 +504,20 @@ def test_the_number_of_cores_is_bounded(monkeypatch):
         assert passes.n_cores() == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux moves threads")
+def test_helpers_begin_on_other_cores(use, monkeypatch):
+    allowed, moves = os.sched_getaffinity(0), []
+    assert len(cores.others()) == len(allowed) - 1 and cores.others() < allowed
+    monkeypatch.setattr(cores, "others", lambda: {7, 10**6})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: moves.append(cores))
+    use(3)
+    MODEL.logits(LONG)
+    assert moves == [{7, 10**6}, allowed] * 2
+    monkeypatch.undo()
+    cores.move_to({10**6})  # there is no such core
+    assert os.sched_getaffinity(0) == allowed
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/loadavg"), reason="only Linux tells what runs")
 def test_a_busy_process_is_seen():
     busy = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
