@@ -14,7 +14,6 @@ from generation.kv_cache import LayerCache, SideBySide, no_cache
 
 MIN_CHUNK_ROWS = 64  # fewer multiply slowly
 MAX_CHUNK_ROWS = 256  # more need more memory
-MAX_CHUNK_ROWS_OF_ONE_THREAD = 128  # it has the processor's cache to itself
 MAX_ROWS_IN_ONE = 256  # with this many rows chunks are faster, with any number of threads
 
 
@@ -44,7 +43,7 @@ def in_chunks(layers: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 def number_of_chunks(n_seq: int, n_threads: int) -> int:
     if n_threads <= 1:
-        return -(-n_seq // MAX_CHUNK_ROWS_OF_ONE_THREAD)
+        return -(-n_seq // MAX_CHUNK_ROWS)
     if n_seq < min_rows_for_chunks(n_threads):
         return 1
     return min(n_threads * -(-n_seq // (n_threads * MAX_CHUNK_ROWS)), n_seq // MIN_CHUNK_ROWS)
@@ -88,7 +87,8 @@ def equal_work(n_past: int, n_seq: int, n_chunks: int) -> list[int]:
     A later row meets more keys: at the 124M's shapes, position 2,000 costs twice as much as position 0.
     """
     work = np.cumsum(1 + np.arange(n_past, n_past + n_seq) / 2000)
-    return [0, *np.searchsorted(work, work[-1] * np.arange(1, n_chunks) / n_chunks).tolist(), n_seq]
+    cuts = np.searchsorted(work, work[-1] * np.arange(1, n_chunks) / n_chunks)
+    return [0, *(cuts // 4 * 4).tolist(), n_seq]  # 4 rows at a time: see `backend.products.padded`
 
 
 class Stopped(Exception):

@@ -10,9 +10,8 @@ So the work is shared out in larger pieces, each computed with one BLAS thread:
   (`backend.chunks`).
 - For fewer rows, each weight matrix is cut into panels, and a thread takes the next one when it is free
   (`backend.products`). A thread that gets no core leaves its panel to the others. Next to two busy processes on
-  four cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with panels. On an idle machine, the BLAS's
-  threads are faster for more than 64 rows, and with more than two cores for any number, so they are used while nothing
-  else runs.
+  four cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with panels. With more than two cores, the
+  BLAS's threads are faster on an idle machine, so they are used while nothing else runs.
 - A single row, the next token, is computed with the number of threads that has been fastest lately (`backend.tuner`).
   They are the BLAS's, or with AVX2, where its product of a matrix and a vector is slow, those of the pass.
 
@@ -39,7 +38,6 @@ from backend.tuner import tuner_for
 from generation.hooks import no_hook
 
 MIN_SHARED_WORK = 2**20  # multiplications: a layer's smallest product
-MAX_PANEL_ROWS = 64  # with this many rows or fewer, panels are faster than the BLAS's threads on two cores
 
 Result = TypeVar("Result")
 taken: dict[str, "Pass"] = {}  # "cores": the pass that uses them all
@@ -108,7 +106,7 @@ class Pass:
                 result = go()
             tuner.learn(choice, time.perf_counter() - start)
             return result
-        if n_seq < min_rows_for_chunks(n) and (n > 2 or n_seq > MAX_PANEL_ROWS) and cores.are_idle():
+        if n > 2 and n_seq < min_rows_for_chunks(n) and cores.are_idle():
             return go()
         return self.with_team(n, go)
 

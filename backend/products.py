@@ -10,7 +10,6 @@ from backend.team import n_threads, share
 MAX_BLOCK_ROWS = 64  # with AVX-512: a product of more rows is as fast in one call as in blocks
 MAX_DOT_ROWS = 3  # with AVX2: more rows need each block of w too often for products of two vectors
 MAX_SINGLE_ROWS = 7  # with AVX2: more rows are multiplied faster at once than one by one
-MAX_PADDED_ROWS = 64  # for more, copying them costs as much as padding gains
 CACHED_BLOCK = 96 * 1024  # elements of w, 384 KB: they stay in the core's own cache
 HEAD_START = 1_700_000  # multiplications before another thread has woken up; to read w counts as a row
 
@@ -36,7 +35,7 @@ def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
         ends = [(lead + (n_out - lead) * i // n_threads()) // 16 * 16 for i in range(1, n_threads())]
         panels = map(slice, [0, *ends], [*ends, n_out])  # more and smaller ones cost more than they even out
         share(lambda panel: few_rows(x, w[:, panel], result[:, panel]), panels)
-    return result[:n_seq]
+    return result[:n_seq] if len(x) > n_seq else result  # not a view, so that NumPy adds the bias in place
 
 
 def padded(x: np.ndarray) -> np.ndarray:
@@ -46,7 +45,7 @@ def padded(x: np.ndarray) -> np.ndarray:
     cores). With AVX-512 and the BLAS's threads, 10 tokens take 0.89 with 16 rows.
     """
     n_seq, n_all = len(x), len(x)
-    if kernels() == "AVX2" and MAX_SINGLE_ROWS < n_seq <= MAX_PADDED_ROWS:
+    if kernels() == "AVX2" and n_seq > MAX_SINGLE_ROWS:
         n_all = -(-n_seq // 4) * 4
     elif kernels() == "AVX-512" and 8 < n_seq < 16 and n_threads() == 0:
         n_all = 16

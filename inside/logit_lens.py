@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backend.passes import run_on_cores
+from backend.products import matmul
 from backend.team import share
 from cli.tables import Table
 from generation.checks import check_whole
@@ -21,7 +22,6 @@ from inside.tokens import pieces_of, quote, tokens
 from utils import Model
 
 MOST_ROWS = 256  # of logits at a time: with the 124M's vocabulary they take 50 MB
-N_PANELS = 8  # of the vocabulary, which the cores share out
 
 
 @titled
@@ -72,7 +72,12 @@ def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook |
 
 def unembed(x, params):
     """The residual stream x [n_seq, n_embd] of any layer as logits [n_seq, n_vocab]: the last norm, then wte."""
-    return layer_norm(x, **params["ln_f"]) @ params["wte"].T
+    return logits_of(layer_norm(x, **params["ln_f"]), params["wte"])
+
+
+def logits_of(x, wte):
+    """x @ wte.T, [n_seq, n_embd] -> [n_seq, n_vocab], by all cores and row by row in memory."""
+    return np.ascontiguousarray(run_on_cores(functools.partial(matmul, x, wte.T), len(x), 1, x.shape[1]))
 
 
 def predicted(x, params, k):
@@ -88,22 +93,9 @@ def predicted(x, params, k):
         probabilities[i] = weights[ids[i]] / weights.sum()
 
     for start in range(0, len(x), MOST_ROWS):
-        logits = logits_of(layer_norm(x[start : start + MOST_ROWS], **params["ln_f"]), params["wte"])
+        logits = unembed(x[start : start + MOST_ROWS], params)
         run_on_cores(functools.partial(share, predict, range(start, start + len(logits))), len(logits), 1, x.shape[1])
     return ids, probabilities
-
-
-def logits_of(x, wte):
-    """x @ wte.T, [n_seq, n_embd] -> [n_seq, n_vocab], by all cores and row by row in memory."""
-    logits = np.empty((len(x), len(wte)), dtype=np.float32)
-
-    def multiply(panel):
-        np.matmul(x, wte[panel].T, out=logits[:, panel])
-
-    n_panel = max(64, -(-len(wte) // N_PANELS))
-    panels = [slice(i, i + n_panel) for i in range(0, len(wte), n_panel)]
-    run_on_cores(functools.partial(share, multiply, panels), len(x), 1, x.shape[1])
-    return logits
 
 
 @table_of(LogitLens)
