@@ -31,7 +31,7 @@ import numpy as np
 from backend.attention import cached_mask, head_by_head
 from backend.chunks import in_chunks, wanted_rows_only
 from backend.passes import on_the_cores
-from backend.products import matmul
+from backend.products import matmul, units_shared_out
 from generation.checks import check_generation, checked_pass
 from generation.hooks import Hook, no_hook, with_results, within
 from generation.kv_cache import KVCache, no_cache, text_by_text
@@ -65,6 +65,7 @@ def linear(x, w, b):
     return matmul(x, w) + b
 
 
+@units_shared_out  # some of the hidden units on each core
 def ffn(x, c_fc, c_proj, *, hook=no_hook):
     """Feed-forward network, the same for each position: up to n_inner (4 * n_embd), and back. [n_seq, n_embd]"""
     pre = hook("mlp.pre", linear(x, **c_fc))  # [n_seq, n_embd] -> [n_seq, n_inner]
@@ -101,15 +102,14 @@ def causal_attention(q, k, v, cache, *, hook=no_hook):
 @with_results  # attn.result, what each head adds, for a hook that asks for it
 def mha(x, c_attn, c_proj, n_head, *, cache=no_cache, hook=no_hook):
     """Causal multi-head attention: each head looks at this and the earlier positions. [n_seq, n_embd] -> the same"""
-    n_seq, n_embd = x.shape
     qkv = linear(x, **c_attn)  # [n_seq, n_embd] -> [n_seq, 3 * n_embd]
-    qkv = qkv.reshape(n_seq, 3, n_head, n_embd // n_head)  # -> [n_seq, 3, n_head, d_head]
+    qkv = qkv.reshape(len(x), 3, n_head, -1)  # -> [n_seq, 3, n_head, d_head]
     q = hook("attn.q", qkv[:, 0]).swapaxes(0, 1)  # [n_seq, n_head, d_head] -> [n_head, n_seq, d_head]
     k = hook("attn.k", qkv[:, 1]).swapaxes(0, 1)
     v = hook("attn.v", qkv[:, 2]).swapaxes(0, 1)
     z = causal_attention(q, k, v, cache, hook=hook)  # [n_head, n_seq, d_head]
     z = hook("attn.z", z.swapaxes(0, 1))  # [n_head, n_seq, d_head] -> [n_seq, n_head, d_head]
-    return linear(z.reshape(n_seq, n_embd), **c_proj)  # the heads side by side, then mixed
+    return linear(z.reshape(len(x), -1), **c_proj)  # the heads side by side, then mixed
 
 
 @wanted_rows_only  # in the last layer: only the rows whose logits are wanted

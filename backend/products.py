@@ -1,15 +1,18 @@
 """Matrix products: those of NumPy, fast for few rows too."""
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
 from backend.blas import blas
 from backend.team import n_threads, share
+from generation.hooks import no_hook
 
 MAX_BLOCK_ROWS = 64  # with AVX-512: a product of more rows is as fast in one call as in blocks
 MAX_DOT_ROWS = 3  # with AVX2: more rows need each block of w too often for products of two vectors
 MAX_SINGLE_ROWS = 7  # with AVX2: more rows are multiplied faster at once than one by one
+MIN_ROWS_OF_UNITS = 24  # of x: for fewer, the units are not shared out
 CACHED_BLOCK = 96 * 1024  # elements of w, 384 KB: they stay in the core's own cache
 HEAD_START = 1_700_000  # multiplications before another thread has woken up; to read w counts as a row
 
@@ -23,19 +26,55 @@ def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     n_seq, n_out = len(x), w.shape[1]
     x = padded(x)
     order: Literal["C", "F"] = "C" if kernels() == "AVX2" else "F"  # the BLAS then computes x @ w, or w.T @ x.T
-    if order == "F" and not w.flags.f_contiguous:  # weights that lie in memory row by row
+    if order == "F" and w.strides[0] != w.itemsize:  # weights that lie in memory row by row
         x = untransposed(x.T).T
     result = np.empty((len(x), n_out), np.result_type(x, w), order)
-    lead = HEAD_START // ((n_seq + 1) * len(w))  # columns
+    shares = panels(n_out, (n_seq + 1) * len(w))
     if n_threads() == 0:
         np.matmul(x, w, out=result)
-    elif n_threads() == 1 or lead >= n_out:
+    elif len(shares) == 1:
         few_rows(x, w, result)
     else:
-        ends = [(lead + (n_out - lead) * i // n_threads()) // 16 * 16 for i in range(1, n_threads())]
-        panels = map(slice, [0, *ends], [*ends, n_out])  # more and smaller ones cost more than they even out
-        share(lambda panel: few_rows(x, w[:, panel], result[:, panel]), panels)
+        share(lambda panel: few_rows(x, w[:, panel], result[:, panel]), shares)
     return result[:n_seq] if len(x) > n_seq else result  # not a view, so that NumPy adds the bias in place
+
+
+def panels(n: int, n_mults: int) -> list[slice]:
+    """n columns of n_mults multiplications each, in a panel for each thread of the pass, or in one if they are too few.
+
+    This thread begins before the others and gets more. Smaller panels cost more than they even out.
+    """
+    n_panels, lead = n_threads(), HEAD_START // n_mults
+    if n_panels < 2 or lead >= n:
+        return [slice(0, n)]
+    ends = [(lead + (n - lead) * i // n_panels) // 16 * 16 for i in range(1, n_panels)]
+    return [slice(start, stop) for start, stop in zip([0, *ends], [*ends, n])]
+
+
+def units_shared_out(ffn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A decorator of ffn(x, c_fc, c_proj): each thread of the pass computes what some of the hidden units give, and
+    these parts are added up.
+
+    So the threads share out gelu too, and wait for each other once instead of twice: 64 to 120 tokens take 4% less time
+    (two cores). A hook sees all units at once. (Tensor parallelism: Shoeybi et al., https://arxiv.org/abs/1909.08053)
+    """
+
+    @functools.wraps(ffn)
+    def run(x: np.ndarray, c_fc: dict[str, Any], c_proj: dict[str, Any], *, hook: Any = no_hook) -> np.ndarray:
+        n_embd, n_inner = c_fc["w"].shape
+        shares = panels(n_inner, (len(x) + 1) * 2 * n_embd)
+        if hook is not no_hook or len(shares) == 1 or len(x) < MIN_ROWS_OF_UNITS:
+            return ffn(x, c_fc, c_proj, hook=hook)
+        parts: list[Any] = [None] * len(shares)
+
+        def compute(i: int) -> None:
+            units, b = shares[i], np.zeros_like(c_proj["b"]) if i else c_proj["b"]  # the bias is added once
+            parts[i] = ffn(x, {"w": c_fc["w"][:, units], "b": c_fc["b"][units]}, {"w": c_proj["w"][units], "b": b})
+
+        share(compute, range(len(shares)))
+        return functools.reduce(np.add, parts)
+
+    return run
 
 
 def padded(x: np.ndarray) -> np.ndarray:
@@ -69,7 +108,7 @@ def few_rows(x: np.ndarray, w: np.ndarray, out: np.ndarray) -> None:
     It rearranges both matrices before it multiplies, which for few rows takes as long as the rest.
     """
     in_pieces = {"AVX-512": in_small_blocks, "AVX2": one_by_one}.get(kernels())
-    if not (in_pieces and w.flags.f_contiguous and in_pieces(x, w, out)):
+    if not (in_pieces and w.strides[0] == w.itemsize and in_pieces(x, w, out)):
         np.matmul(x, w, out=out)
 
 

@@ -24,7 +24,7 @@ def share(work: Callable[[Any], None], items: Iterable[Any]) -> None:
         for item in items:
             work(item)
         return
-    this_thread.team = None  # a share is not shared out again
+    this_thread.team = alone  # a share is not shared out again
     try:
         team.share(work, items)
     finally:
@@ -69,6 +69,7 @@ class Team:
     def help(self, jobs: "SimpleQueue[Job | None]", other_cores: set[int]) -> None:
         """What a helper does: work off jobs until there is None."""
         cores.move_to(other_cores)
+        this_thread.team = alone
         while job := jobs.get():
             with np.errstate(**job.errstate):
                 job.work_off()
@@ -86,6 +87,9 @@ class Team:
                     raise error
         finally:
             job.items.clear()  # after Ctrl-C nobody begins another
+
+
+alone = Team(1)  # of a thread that has no others
 
 
 class Job:

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+import gpt2 as gpt2_module
 from backend import cores, passes, products, team
 from backend.attention import head_by_head
 from generation.hooks import no_hook
@@ -29,6 +30,25 @@ def test_matmul(monkeypatch, n_threads, kernels, n_seq, order):
             np.testing.assert_allclose(result, expected, atol=1e-3)
 
     passes.run_on_cores(check, n_seq=2, n_layer=1, n_embd=1024)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("kernels", ["AVX-512", "AVX2", ""])
+@pytest.mark.parametrize("n_seq, n_inner, order", [(64, 768, "F"), (64, 767, "C"), (10, 768, "F")])
+def test_units_shared_out(monkeypatch, n_threads, kernels, n_seq, n_inner, order):
+    monkeypatch.setattr(products, "kernels", lambda: kernels)
+    monkeypatch.setattr(passes, "n_cores", lambda: n_threads)
+    monkeypatch.setattr(cores, "are_idle", lambda: False)
+    rng, n_units = np.random.default_rng(0), []
+    x = rng.standard_normal((n_seq, 192), dtype=np.float32)
+    c_fc, c_proj = ({"w": np.array(rng.standard_normal((n_in, n_out), dtype=np.float32), order=order),
+                     "b": rng.standard_normal(n_out, dtype=np.float32)}
+                    for n_in, n_out in ((192, n_inner), (n_inner, 192)))
+    monkeypatch.setattr(gpt2_module, "gelu", lambda x: n_units.append(x.shape[1]) or np.tanh(x))
+    result = passes.run_on_cores(lambda: gpt2_module.ffn(x, c_fc, c_proj), n_seq, n_layer=1, n_embd=1024)
+    expected = np.tanh(x @ c_fc["w"] + c_fc["b"]) @ c_proj["w"] + c_proj["b"]
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+    assert sum(n_units) == n_inner and len(n_units) == (n_threads if n_seq == 64 else 1)
 
 
 def test_a_single_row_is_rounded_the_same_with_any_number_of_threads(monkeypatch):
