@@ -9,9 +9,10 @@ So the work is shared out in larger pieces, each computed with one BLAS thread:
 - A long prompt is cut into one or two chunks of rows for each core. Each chunk goes through all layers in one thread
   (`backend.chunks`).
 - For fewer rows, each weight matrix is cut into panels, or the feed-forward network into groups of hidden units, and a
-  thread takes the next one when it is free (`backend.products`). A thread that gets no core leaves its panel to the others. Next to two busy processes on
-  four cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with panels. With more than two cores, the
-  BLAS's threads are faster on an idle machine, so they are used while nothing else runs.
+  thread takes the next one when it is free (`backend.products`). A thread that gets no core leaves its panel to the
+  others. Next to two busy processes on four cores, 128 tokens took 625 ms with the BLAS's threads and 95 ms with
+  panels. With more than two cores, the BLAS's threads are faster on an idle machine, so they are used while nothing
+  else runs.
 - A single row, the next token, is computed with the number of threads that has been fastest lately (`backend.tuner`).
   They are the BLAS's, or with AVX2, where its product of a matrix and a vector is slow, those of the pass.
 
