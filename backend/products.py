@@ -14,7 +14,7 @@ MAX_DOT_ROWS = 3  # with AVX2: more rows need each block of w too often for prod
 MAX_SINGLE_ROWS = 7  # with AVX2: more rows are multiplied faster at once than one by one
 MIN_ROWS_OF_UNITS = 24  # of x: for fewer, the units are not shared out
 CACHED_BLOCK = 96 * 1024  # elements of w, 384 KB: they stay in the core's own cache
-HEAD_START = 1_700_000  # multiplications before another thread has woken up; to read w counts as a row
+HEAD_START = 1_700_000  # multiplications, until another thread has woken up; reading w counts as one row more
 
 
 def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
