@@ -109,6 +109,7 @@ def out_of_reach(function: Callable[[], Any]) -> Any:
         return future.result()
     except KeyboardInterrupt:
         future.add_done_callback(close_unwanted)
+        concurrent.futures.wait([future], timeout=0.5)  # a process that has just begun reads from this one what to do
         raise
 
 
