@@ -1,4 +1,4 @@
-"""The cores: how many this process may use, and whether others use them now."""
+"""The cores: how many this process may use, whether others use them now, and on which of them a thread begins."""
 import contextlib
 import ctypes
 import functools
