@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def cpu_limit(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/pro
 def others() -> set[int]:
     """The cores that this process may use, except the one of this thread; none if the system does not say."""
     getcpu = c_function("sched_getcpu")
-    return os.sched_getaffinity(0) - {getcpu()} if getcpu and hasattr(os, "sched_getaffinity") else set()
+    if sys.platform == "linux" and getcpu:
+        return os.sched_getaffinity(0) - {getcpu()}
+    return set()
 
 
 @functools.cache
@@ -70,7 +73,7 @@ def move_to(cores: set[int]) -> None:
     After a pause, Linux begins a new thread on the core of the one that starts it, where they get into each other's
     way: a token took 27 ms instead of 22, 10 tokens 62 instead of 52 (two cores).
     """
-    if cores:
+    if sys.platform == "linux" and cores:
         with contextlib.suppress(OSError):  # they are not there any more, or moving is not allowed
             allowed = os.sched_getaffinity(0)
             os.sched_setaffinity(0, cores)
