@@ -38,7 +38,7 @@ from backend.team import Team, this_thread
 from backend.tuner import tuner_for
 from generation.hooks import no_hook
 
-MIN_SHARED_WORK = 2**20  # multiplications: a layer's smallest product
+MIN_SHARED_WORK = 2**20  # multiplications: a product of fewer is over before another thread could help
 
 Result = TypeVar("Result")
 taken: dict[str, "Pass"] = {}  # "cores": the pass that uses them all

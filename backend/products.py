@@ -12,9 +12,9 @@ from generation.hooks import no_hook
 MAX_BLOCK_ROWS = 64  # with AVX-512: a product of more rows is as fast in one call as in blocks
 MAX_DOT_ROWS = 3  # with AVX2: more rows need each block of w too often for products of two vectors
 MAX_SINGLE_ROWS = 7  # with AVX2: more rows are multiplied faster at once than one by one
-MIN_ROWS_OF_UNITS = 24  # of x: for fewer, the units are not shared out
+MIN_ROWS_OF_UNITS = 24  # of x: for fewer, sharing out the units gains nothing
 CACHED_BLOCK = 96 * 1024  # elements of w, 384 KB: they stay in the core's own cache
-HEAD_START = 1_700_000  # multiplications, until another thread has woken up; reading w counts as one row more
+HEAD_START = 1_700_000  # multiplications that a thread does until another has woken up; reading w counts as a row
 
 
 def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def units_shared_out(ffn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray
 def padded(x: np.ndarray) -> np.ndarray:
     """x with rows of zeros, up to a number of rows that OpenBLAS's kernels multiply faster.
 
-    With AVX2 they take 4 rows at a time, and the rest more slowly: 11 rows take 0.86 of the time with a twelfth (two
+    With AVX2 they take 4 rows at a time, and the rest more slowly: 11 rows take 0.8 of the time with a twelfth (two
     cores). With AVX-512 and the BLAS's threads, 10 tokens take 0.89 with 16 rows.
     """
     n_seq, n_all = len(x), len(x)
@@ -137,7 +137,7 @@ def one_by_one(x: np.ndarray, w: np.ndarray, out: np.ndarray) -> bool:
     """x @ w for 1 to 7 rows, one by one, faster with AVX2. Returns whether it was done.
 
     OpenBLAS rearranges nothing for a product with a vector. Several rows take turns with each block of w while it is in
-    the core's own cache: 4 and 7 rows take 0.7 of the time of one call (one core, the 124M's shapes). Up to 3 rows are
+    the core's own cache: 4 and 7 rows take 0.8 and 0.7 of the time of one call (one core, 124M). Up to 3 rows are
     multiplied with one column of w after the other: the product of two vectors reads memory faster than that of a
     vector and a matrix. One row takes 0.58 of the time, 2 and 3 take 0.5.
     """
