@@ -53,11 +53,16 @@ def cpu_limit(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/pro
     return min(limits)
 
 
-def others() -> set[int]:
-    """The cores that this process may use, except the one of this thread; none if the system does not say."""
+def current() -> set[int]:
+    """The core on which this thread runs now; none if the system does not say."""
     getcpu = c_function("sched_getcpu")
-    if sys.platform == "linux" and getcpu:
-        return os.sched_getaffinity(0) - {getcpu()}
+    return {getcpu()} if sys.platform == "linux" and getcpu else set()
+
+
+def allowed() -> set[int]:
+    """The cores on which this thread may run; none if the system does not say."""
+    if sys.platform == "linux":
+        return os.sched_getaffinity(0)
     return set()
 
 
@@ -67,17 +72,11 @@ def c_function(name: str) -> Any:
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
-def move_to(cores: set[int]) -> None:
-    """Let this thread go on on one of these cores, which it may leave later.
-
-    After a pause, Linux begins a new thread on the core of the one that starts it, where they get into each other's
-    way: a token took 27 ms instead of 22, 10 tokens 62 instead of 52 (two cores).
-    """
+def bind_to(cores: set[int]) -> None:
+    """Let this thread run on these cores only, from now on."""
     if sys.platform == "linux" and cores:
-        with contextlib.suppress(OSError):  # they are not there any more, or moving is not allowed
-            allowed = os.sched_getaffinity(0)
+        with contextlib.suppress(OSError):  # they are not there any more, or binding is not allowed
             os.sched_setaffinity(0, cores)
-            os.sched_setaffinity(0, allowed)
 
 
 def are_idle() -> bool:

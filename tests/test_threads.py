@@ -63,11 +63,12 @@ def nothing_is_taken():
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    before, limits = n_threads_known(), blas_limits()
+    before, limits, allowed = n_threads_known(), blas_limits(), cores.allowed()
     yield
     wait_for(nothing_is_taken)
     assert n_threads_known() <= before  # those of earlier tests may end meanwhile
     assert blas_limits() == limits
+    assert cores.allowed() == allowed
 
 
 # --- the same results ---
@@ -98,6 +99,11 @@ def test_the_same_greedy_ids_with_any_number_of_threads(use, monkeypatch, shakes
         np.testing.assert_allclose(model.logits(expected[f"ids_{i}"]), expected[f"logits_{i}"], atol=1e-4)
 
 
+def is_transposed(x):
+    """Whether its rows do not lie one after the other in memory."""
+    return x.strides[-1] != x.itemsize and min(x.shape[-2:]) > 1
+
+
 class Watched(np.ndarray):
     """An array that refuses products of two transposed matrices, as do all that are computed from it."""
 
@@ -106,8 +112,9 @@ class Watched(np.ndarray):
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         if ufunc is np.matmul:
             Watched.n_products += 1
-            first, second = ((x.strides[-1] != x.itemsize and min(x.shape[-2:]) > 1) for x in inputs)
-            assert not (first and second), [(x.shape, x.strides) for x in inputs]
+            by_column = out is not None and is_transposed(out[0])  # then NumPy lets the BLAS compute second.T @ first.T
+            first, second = (is_transposed(x.swapaxes(-1, -2) if by_column else x) for x in inputs)
+            assert not (first and second), [(x.shape, x.strides) for x in [*inputs, *(out or [])]]
         if out is not None:
             options["out"] = tuple(np.asarray(x) for x in out)
         result = getattr(ufunc, method)(*(np.asarray(x) for x in inputs), **options)
@@ -505,18 +512,40 @@ def test_the_number_of_cores_is_bounded(monkeypatch):
         assert passes.n_cores() == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux moves threads")
-def test_helpers_begin_on_other_cores(use, monkeypatch):
-    allowed, moves = os.sched_getaffinity(0), []
-    assert len(cores.others()) == len(allowed) - 1 and cores.others() < allowed
-    monkeypatch.setattr(cores, "others", lambda: {7, 10**6})
-    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: moves.append(cores))
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
+@pytest.mark.parametrize("ids, hook, taken_elsewhere, this_threads, helpers", [
+    (LONG[:100], None, False, [{7}, {0, 7, 8}], [{0, 8}]),
+    (LONG[:100], None, True, [{7}, {8}], [{0, 8}]),
+    (LONG[:100], lambda name, x: None, False, [], [{0, 8}, {0, 7, 8}]),
+    (LONG, None, False, [], [{0, 8}, {0, 7, 8}]),
+], ids=["short", "bound to others meanwhile", "hook", "long"])
+def test_short_passes_keep_their_threads_on_their_cores(use, monkeypatch, ids, hook, taken_elsewhere, this_threads,
+                                                        helpers):
+    bound, here, few_rows = {}, threading.get_ident(), products.few_rows
+    monkeypatch.setattr(cores, "current", lambda: {7})
+    monkeypatch.setattr(cores, "allowed", lambda: [{0, 7, 8}, *bound.get(threading.get_ident(), [])][-1])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, to: bound.setdefault(threading.get_ident(), []).append(to))
+    monkeypatch.setattr(passes, "MIN_SHARED_WORK", 0)
+
+    def multiply(*arguments):
+        if taken_elsewhere and threading.get_ident() == here and len(bound[here]) == 1:
+            os.sched_setaffinity(0, {8})  # as `taskset` does
+        few_rows(*arguments)
+
+    monkeypatch.setattr(products, "few_rows", multiply)
     use(3)
-    MODEL.logits(LONG)
-    assert moves == [{7, 10**6}, allowed] * 2
-    monkeypatch.undo()
-    cores.move_to({10**6})  # there is no such core
-    assert os.sched_getaffinity(0) == allowed
+    MODEL.logits(ids, hook=hook)
+    assert bound.pop(here, []) == this_threads
+    assert [bindings for _, bindings in bound.items()] == [helpers] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
+def test_cores_that_there_are_not():
+    before = os.sched_getaffinity(0)
+    assert cores.current() <= cores.allowed() == before
+    cores.bind_to({10**6})
+    cores.bind_to(set())
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/loadavg"), reason="only Linux tells what runs")
