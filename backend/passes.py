@@ -90,6 +90,7 @@ class Pass:
 
     def run(self, go: Callable[[], Result], n: int, n_seq: int, n_layer: int, n_embd: int, has_hook: bool) -> Result:
         """go() on n cores, in the fastest of the ways described above."""
+        this_thread.n_cores = n
         is_first = taken.setdefault("cores", self) is self  # in one step, even for Ctrl-C
         is_small = n_seq > 1 and n_seq * n_embd**2 < MIN_SHARED_WORK  # a layer's smallest product
         if not is_first or n == 1 or is_small:

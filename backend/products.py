@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.blas import blas
-from backend.team import n_threads, share
+from backend.team import has_one_core, n_threads, share
 from generation.hooks import no_hook
 
 MAX_BLOCK_ROWS = 64  # with AVX-512: a product of more rows is as fast in one call as in blocks
@@ -110,6 +110,8 @@ def few_rows(x: np.ndarray, w: np.ndarray, out: np.ndarray) -> None:
     It rearranges both matrices before it multiplies, which for few rows takes as long as the rest.
     """
     in_pieces = {"AVX-512": in_small_blocks, "AVX2": one_by_one}.get(kernels())
+    if kernels() == "AVX-512" and len(x) == 1 and has_one_core():
+        in_pieces = one_by_one
     if not (in_pieces and w.strides[0] == w.itemsize and in_pieces(x, w, out)):
         np.matmul(x, w, out=out)
 
@@ -141,7 +143,9 @@ def one_by_one(x: np.ndarray, w: np.ndarray, out: np.ndarray) -> bool:
     OpenBLAS rearranges nothing for a product with a vector. Several rows take turns with each block of w while it is in
     the core's own cache: 4 and 7 rows take 0.8 and 0.7 of the time of one call (one core, 124M). Up to 3 rows are
     multiplied with one column of w after the other: the product of two vectors reads memory faster than that of a
-    vector and a matrix. One row takes 0.58 of the time, 2 and 3 take 0.5.
+    vector and a matrix. One row takes 0.58 of the time, 2 and 3 take 0.5. With AVX-512 and a single core one row takes
+    0.9. With more cores the BLAS's threads are faster there, and the two round differently, so that one of the two must
+    compute all single rows.
     """
     (n_seq, n_in), n_out = x.shape, w.shape[1]
     n_block = 1 if n_seq <= MAX_DOT_ROWS else CACHED_BLOCK // n_in

@@ -11,7 +11,7 @@ import numpy as np
 
 from backend import cores
 
-this_thread = threading.local()  # .team: the threads with which this one shares its work
+this_thread = threading.local()  # .team: the threads with which this one shares its work; .n_cores: of its pass
 
 
 def share(work: Callable[[Any], None], items: Iterable[Any]) -> None:
@@ -35,6 +35,11 @@ def n_threads() -> int:
     """How many threads `share` uses here; 0 if the work is left to the BLAS and its threads."""
     team = getattr(this_thread, "team", None)
     return team.n if team else 0
+
+
+def has_one_core() -> bool:
+    """Whether a single core is all that a pass of this thread may use, even if nothing else runs."""
+    return getattr(this_thread, "n_cores", None) == 1
 
 
 class Team:
