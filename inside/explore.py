@@ -15,12 +15,12 @@ from generation.kv_cache import KVCache
 from generation.sampling import Sampling
 from inside import page_data
 from inside.interventions import block_name, compose, patch, record, sweep
-from inside.logit_lens import logits_of, predicted
+from inside.logit_lens import predicted
 from inside.model import check_choice, check_model
 from inside.next_tokens import likeliest
 from inside.page import Page, page_of
 from inside.tokens import one_token, pieces_of, tokens
-from many_texts.batches import MAX_LOGITS, log_prob_of, side_by_side
+from many_texts.batches import MAX_LOGITS, log_prob_of, logits_of, side_by_side
 
 VIEWS = ("next", "attention", "layers", "patching")
 SMALL = 48  # a longer text's small patterns are drawn in this many rows, each the largest weights of several

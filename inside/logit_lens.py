@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backend.passes import run_on_cores
-from backend.products import matmul
 from backend.team import share
 from cli.tables import Table
 from generation.checks import check_whole
@@ -19,6 +18,7 @@ from inside.next_tokens import likeliest
 from inside.pictures import CHARACTER, LINE, colour_bar, in_cells, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
+from many_texts.batches import logits_of
 from utils import Model
 
 MOST_ROWS = 256  # of logits at a time: with the 124M's vocabulary they take 50 MB
@@ -73,11 +73,6 @@ def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook |
 def unembed(x, params):
     """The residual stream x [n_seq, n_embd] of any layer as logits [n_seq, n_vocab]: the last norm, then wte."""
     return logits_of(layer_norm(x, **params["ln_f"]), params["wte"])
-
-
-def logits_of(x, wte):
-    """x @ wte.T, [n_seq, n_embd] -> [n_seq, n_vocab], by all cores and row by row in memory."""
-    return np.ascontiguousarray(run_on_cores(functools.partial(matmul, x, wte.T), len(x), 1, x.shape[1]))
 
 
 def predicted(x, params, k):

@@ -1,4 +1,5 @@
 """Many texts in one pass: their rows lie side by side, so that each weight is read once for all of them."""
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -44,6 +45,14 @@ def side_by_side(texts: Sequence[np.ndarray | list[int]], caches: Sequence[KVCac
         return layer_norm(x, **ln_f)
 
     return run_on_cores(forward, len(positions), len(blocks), wte.shape[1], hook is not None)
+
+
+def logits_of(x: np.ndarray, wte: np.ndarray) -> np.ndarray:
+    """x @ wte.T, [n_rows, n_embd] -> [n_rows, n_vocab], by all cores and row by row in memory.
+
+    The next tokens of 64 texts are then chosen in 5 ms instead of 19.
+    """
+    return np.ascontiguousarray(run_on_cores(functools.partial(matmul, x, wte.T), len(x), 1, x.shape[1]))
 
 
 class OneRowEach(SideBySide):
@@ -108,9 +117,7 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
         steps = [text.step for text in batch]
         x = side_by_side(steps, [text.cache for text in batch], **params, n_head=n_head)  # [n_rows, n_embd]
         x = x[np.cumsum([len(step) for step in steps]) - 1]  # the last row of each text: [n_texts, n_embd]
-        logits_of = matmul(x, params["wte"].T)  # [n_texts, n_embd] -> [n_texts, n_vocab]
-        # row by row in memory: choosing 64 tokens takes 5 ms instead of 19
-        for text, logits in zip(batch, np.ascontiguousarray(logits_of)):
+        for text, logits in zip(batch, logits_of(x, params["wte"])):
             text.append(text.choose(logits, sampling, logits_alone), stop_id)
             if is_done is not None and is_done(text.ids[text.n_prompt :]):
                 text.end()
