@@ -47,8 +47,8 @@ class Team:
 
     After a pause, Linux runs a thread that waits for another on the core of that one, where they get into each other's
     way: a token took 27 ms instead of 22, 10 tokens 62 instead of 52 (two cores). So the helpers begin on other cores.
-    If the team is bound, they stay there, and this thread stays on its own core until the end: 2, 10 and 32 tokens take
-    0.8, 0.9 and 0.9 of the time (two cores, AVX-512).
+    If the team is bound, they stay there, and this thread stays on its own core until the end: after a pause, 2 to 32
+    tokens take 0.85 of the time (two cores, AVX-512).
 
     Ctrl-C may come between any two steps of `start` and `stop`. `stop` undoes whatever `start` has done by then, and
     if it was cut short itself, calling it again does the rest. threading.Thread does not allow that: its `start` may be
