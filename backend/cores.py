@@ -10,8 +10,7 @@ from typing import Any
 
 def n_available() -> int:
     """The number of cores that this process may use: those it is bound to, within the CPU limit of its container."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(min(n, cpu_limit()))
+    return int(min(len(allowed()) or os.cpu_count() or 1, cpu_limit()))
 
 
 @functools.cache
@@ -61,9 +60,7 @@ def current() -> set[int]:
 
 def allowed() -> set[int]:
     """The cores on which this thread may run; none if the system does not say."""
-    if sys.platform == "linux":
-        return os.sched_getaffinity(0)
-    return set()
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 @functools.cache

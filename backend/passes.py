@@ -95,24 +95,24 @@ class Pass:
         is_small = n_seq > 1 and n_seq * n_embd**2 < MIN_SHARED_WORK  # a layer's smallest product
         if not is_first or n == 1 or is_small:
             return self.with_team(1, go)
-        # no code of the user's runs in it, which might start a thread or a process that would be bound, too
-        is_short = not has_hook and n_seq < min_rows_for_chunks(n)
+        is_short = n_seq < min_rows_for_chunks(n)
+        is_bound = is_short and not has_hook  # a thread or a process that a hook starts would be bound, too
         if blas.has_one_thread:
-            return self.with_team(n, go, is_short)
+            return self.with_team(n, go, is_bound)
         if n_seq == 1:
             tuner = tuner_for(n_layer, n_embd, n, has_hook)
             choice = tuner.next()
             start = time.perf_counter()
             if kernels() == "AVX2":  # never the BLAS's threads: a row is rounded the same with any number of threads
-                result = self.with_team(tuner.choices[choice], go, is_short)
+                result = self.with_team(tuner.choices[choice], go, is_bound)
             else:
                 blas.use(tuner.choices[choice], self)
                 result = go()
             tuner.learn(choice, time.perf_counter() - start)
             return result
-        if n > 2 and n_seq < min_rows_for_chunks(n) and cores.are_idle():
+        if n > 2 and is_short and cores.are_idle():
             return go()
-        return self.with_team(n, go, is_short)
+        return self.with_team(n, go, is_bound)
 
     def with_team(self, n: int, go: Callable[[], Result], is_bound: bool = False) -> Result:
         blas.use(1, self)

@@ -85,11 +85,12 @@ def padded(x: np.ndarray) -> np.ndarray:
     AVX-512 they take 16: 28 rows take 0.86 of the time with 4 more. 10 rows gain from 6 more only with the BLAS's
     threads (0.89).
     """
-    n_seq, n_all = len(x), len(x)
+    n_seq, multiple = len(x), 1
     if kernels() == "AVX2" and n_seq > MAX_SINGLE_ROWS:
-        n_all = -(-n_seq // 4) * 4
+        multiple = 4
     elif kernels() == "AVX-512" and n_seq % 16 > 8 and n_seq <= MAX_BLOCK_ROWS and (n_seq > 16 or n_threads() == 0):
-        n_all = -(-n_seq // 16) * 16
+        multiple = 16
+    n_all = -(-n_seq // multiple) * multiple
     return np.concatenate([x, np.zeros_like(x, shape=(n_all - n_seq, x.shape[1]))]) if n_all > n_seq else x
 
 
