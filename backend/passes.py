@@ -50,7 +50,6 @@ def on_the_cores(forward: Callable[..., np.ndarray]) -> Callable[..., np.ndarray
     @functools.wraps(forward)
     def run(inputs: np.ndarray, wte: np.ndarray, wpe: np.ndarray, blocks: list[Any], *arguments: Any, hook: Any,
             **options: Any) -> np.ndarray:
-        keep_freed_memory()
         go = functools.partial(forward, inputs, wte, wpe, blocks, *arguments, hook=hook, **options)
         return run_on_cores(go, len(inputs), len(blocks), wte.shape[1], hook is not no_hook)
 
@@ -62,6 +61,7 @@ def run_on_cores(go: Callable[[], Result], n_seq: int, n_layer: int, n_embd: int
 
     A hook is always called in the caller's thread, with whole arrays.
     """
+    keep_freed_memory()
     n = n_cores()
     if n == 0:  # everything is left to the BLAS
         return go()
