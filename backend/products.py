@@ -1,12 +1,12 @@
 """Matrix products: those of NumPy, fast for few rows too."""
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from backend.blas import blas
-from backend.team import has_one_core, n_threads, share
+from backend.team import has_one_core, n_threads, share, this_thread
 from generation.hooks import no_hook
 
 MAX_BLOCK_ROWS = 64  # with AVX-512: a product of more rows is as fast in one call as in blocks
@@ -15,6 +15,8 @@ MAX_SINGLE_ROWS = 7  # with AVX2: more rows are multiplied faster at once than o
 MIN_ROWS_OF_UNITS = 24  # of x: for fewer, sharing out the units gains nothing
 CACHED_BLOCK = 96 * 1024  # elements of w, 384 KB: they stay in the core's own cache
 HEAD_START = 1_700_000  # multiplications that a thread does until another has woken up; reading w counts as a row
+
+Result = TypeVar("Result")
 
 
 def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -25,6 +27,8 @@ def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     With AVX-512 its columns do: so its kernels are faster, by as much as what follows gains from rows.
     """
     n_seq, n_out = len(x), w.shape[1]
+    if n_seq > 1 and rows_are_alone():
+        return np.concatenate([matmul(row, w) for row in x[:, None]])
     x = padded(x)
     order: Literal["C", "F"] = "C" if kernels() == "AVX2" else "F"  # the BLAS then computes x @ w, or w.T @ x.T
     if order == "F" and w.strides[0] != w.itemsize:  # weights that lie in memory row by row
@@ -38,6 +42,22 @@ def matmul(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     else:
         share(lambda panel: few_rows(x, w[:, panel], result[:, panel]), shares)
     return result[:n_seq] if len(x) > n_seq else result  # not a view, so that NumPy adds the bias in place
+
+
+def each_row_alone(go: Callable[[], Result]) -> Result:
+    """go(), a pass in which `matmul` rounds each row as if it were the only one.
+
+    For some rows it takes a third of the time of a pass for each of them, since each matrix stays in the cache.
+    """
+    try:
+        this_thread.rows_alone = True
+        return go()
+    finally:
+        this_thread.rows_alone = False
+
+
+def rows_are_alone() -> bool:
+    return getattr(this_thread, "rows_alone", False)
 
 
 def panels(n: int, n_mults: int) -> list[slice]:
@@ -64,7 +84,7 @@ def units_shared_out(ffn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray
     def run(x: np.ndarray, c_fc: dict[str, Any], c_proj: dict[str, Any], *, hook: Any = no_hook) -> np.ndarray:
         n_embd, n_inner = c_fc["w"].shape
         shares = panels(n_inner, (len(x) + 1) * 2 * n_embd)
-        if hook is not no_hook or len(shares) == 1 or len(x) < MIN_ROWS_OF_UNITS:
+        if hook is not no_hook or len(shares) == 1 or len(x) < MIN_ROWS_OF_UNITS or rows_are_alone():
             return ffn(x, c_fc, c_proj, hook=hook)
         parts: list[Any] = [None] * len(shares)
 

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 from helpers import random_model
 
+from backend import passes
 from generation.kv_cache import KVCache
 from generation.prompt_lookup import rounding
 from generation.sampling import Sampling, seed_of
-from many_texts.batches import Continuation, generate_batch, running
+from many_texts.batches import Continuation, extend_one_by_one, generate_batch, running
 
 PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n",
            "To be, or not to be"]
@@ -49,6 +50,17 @@ def test_near_ties_are_decided_as_by_generate(options):
     for i, prompt in enumerate(prompts):
         alone = options | ({"seed": seed_of(1, i)} if options else {})
         assert ids[i] == model.generate(prompt, 20, **alone)
+
+
+def test_keys_and_values_of_one_pass_are_rounded_as_by_a_pass_for_each_id(monkeypatch):
+    monkeypatch.setattr(passes, "n_cores", lambda: 1)
+    model, kv = random_model(n_embd=256), []
+    for extend in (lambda cache, ids, *_: [model.logits([i], cache=cache) for i in ids], extend_one_by_one):
+        cache = KVCache(n_layer=2, n_head=4, n_ctx=40, n_embd=256)
+        model.logits(list(range(8)), cache=cache)
+        extend(cache, list(range(8, 40)), *(model.params[name] for name in ("wte", "wpe", "blocks")), 4)
+        kv.append([array for layer in cache.layers for array in layer.read(40)])
+    np.testing.assert_array_equal(*kv)
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.6}, {"top_k": 5, "top_p": 0.8}])
