@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import math
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -565,6 +566,27 @@ def test_the_environment_bounds_the_number_of_cores(variable):
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**environment, variable: "1"},
                             capture_output=True, text=True, check=True)
     assert result.stdout in ("1\n", "0\n") if not blas.libraries else result.stdout == "1\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep freed memory")
+@pytest.mark.parametrize("work", ["log_probs([list(range(200))] * 4, params, n_head, 0)",
+                                  "generate_batch([list(range(200))] * 4, params, n_head, 2)"])
+def test_batches_keep_freed_memory_where_the_environment_hands_it_back(work):
+    script = f"""
+import resource
+from many_texts.batches import generate_batch, log_probs
+from utils import load_encoder_hparams_and_params
+_, hparams, params = load_encoder_hparams_and_params("shakespeare")
+n_head, faults = hparams["n_head"], []
+for _ in range(3):
+    {work}
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[2] - faults[1])
+"""
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}  # as Dask sets it for its workers
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True,
+                            check=True)
+    assert int(result.stdout) < 1000  # pages that were mapped again, of some 90,000
 
 
 NO_LIMIT = float("inf")
