@@ -13,7 +13,8 @@ from generation.hooks import no_hook
 from generation.kv_cache import LayerCache, SideBySide, no_cache
 
 MIN_CHUNK_ROWS = 64  # fewer multiply slowly
-MAX_CHUNK_ROWS = 256  # more need more memory
+MAX_CHUNK_ROWS = 256  # of one thread of several: more need more memory
+MAX_CHUNK_ROWS_ALONE = 512  # of a thread alone, which then needs as much as two threads
 MAX_ROWS_IN_ONE = 256  # with this many rows chunks are faster, with any number of threads
 
 
@@ -43,7 +44,7 @@ def in_chunks(layers: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 def number_of_chunks(n_seq: int, n_threads: int) -> int:
     if n_threads <= 1:
-        return -(-n_seq // MAX_CHUNK_ROWS)
+        return -(-n_seq // MAX_CHUNK_ROWS_ALONE)
     if n_seq < min_rows_for_chunks(n_threads):
         return 1
     return min(n_threads * -(-n_seq // (n_threads * MAX_CHUNK_ROWS)), n_seq // MIN_CHUNK_ROWS)

@@ -13,6 +13,8 @@ MAX_BLOCK_ROWS = 64  # with AVX-512: a product of more rows is as fast in one ca
 MAX_DOT_ROWS = 3  # with AVX2: more rows need each block of w too often for products of two vectors
 MAX_SINGLE_ROWS = 7  # with AVX2: more rows are multiplied faster at once than one by one
 MIN_ROWS_OF_UNITS = 24  # of x: for fewer, sharing out the units gains nothing
+MIN_ROWS_OF_HALVES = 128  # of x: for fewer, half of the units at a time saves little memory
+MIN_UNITS = 64  # so that each share has some
 CACHED_BLOCK = 96 * 1024  # elements of w, 384 KB: they stay in the core's own cache
 HEAD_START = 1_700_000  # multiplications that a thread does until another has woken up; reading w counts as a row
 
@@ -68,7 +70,12 @@ def panels(n: int, n_mults: int) -> list[slice]:
     n_panels, lead = n_threads(), HEAD_START // n_mults
     if n_panels < 2 or lead >= n:
         return [slice(0, n)]
-    ends = [(lead + (n - lead) * i // n_panels) // 16 * 16 for i in range(1, n_panels)]
+    return cut(n, n_panels, lead)
+
+
+def cut(n: int, n_parts: int, lead: int = 0) -> list[slice]:
+    """n columns in parts of the same size, but the first has `lead` more; they begin at multiples of 16."""
+    ends = [(lead + (n - lead) * i // n_parts) // 16 * 16 for i in range(1, n_parts)]
     return [slice(start, stop) for start, stop in zip([0, *ends], [*ends, n])]
 
 
@@ -77,22 +84,26 @@ def units_shared_out(ffn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray
     these parts are added up.
 
     So the threads share out gelu too, and wait for each other once instead of twice: 64 to 120 tokens take 4% less time
-    (two cores). A hook sees all units at once. (Tensor parallelism: Shoeybi et al., https://arxiv.org/abs/1909.08053)
+    (two cores). A thread alone takes one half after the other, which needs half of the memory. A hook sees all units at
+    once. (Tensor parallelism: Shoeybi et al., https://arxiv.org/abs/1909.08053)
     """
 
     @functools.wraps(ffn)
     def run(x: np.ndarray, c_fc: dict[str, Any], c_proj: dict[str, Any], *, hook: Any = no_hook) -> np.ndarray:
-        n_embd, n_inner = c_fc["w"].shape
-        shares = panels(n_inner, (len(x) + 1) * 2 * n_embd)
-        if hook is not no_hook or len(shares) == 1 or len(x) < MIN_ROWS_OF_UNITS or rows_are_alone():
+        (n_embd, n_inner), is_alone = c_fc["w"].shape, n_threads() == 1
+        shares = cut(n_inner, 2) if is_alone else panels(n_inner, (len(x) + 1) * 2 * n_embd)
+        too_few = len(x) < (MIN_ROWS_OF_HALVES if is_alone else MIN_ROWS_OF_UNITS) or n_inner < MIN_UNITS
+        if hook is not no_hook or len(shares) == 1 or too_few or rows_are_alone():
             return ffn(x, c_fc, c_proj, hook=hook)
-        parts: list[Any] = [None] * len(shares)
 
-        def compute(i: int) -> None:
+        def part(i: int) -> np.ndarray:
             units, b = shares[i], np.zeros_like(c_proj["b"]) if i else c_proj["b"]  # the bias is added once
-            parts[i] = ffn(x, {"w": c_fc["w"][:, units], "b": c_fc["b"][units]}, {"w": c_proj["w"][units], "b": b})
+            return ffn(x, {"w": c_fc["w"][:, units], "b": c_fc["b"][units]}, {"w": c_proj["w"][units], "b": b})
 
-        share(compute, range(len(shares)))
+        if is_alone:
+            return functools.reduce(np.add, map(part, range(2)))
+        parts: list[Any] = [None] * len(shares)
+        share(lambda i: parts.__setitem__(i, part(i)), range(len(shares)))
         return functools.reduce(np.add, parts)
 
     return run

@@ -119,7 +119,7 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
 
     def logits_alone(text):
         """The logits of a text's next token as `gpt2.generate` computes them: without other rows beside them."""
-        forward = functools.partial(gpt2, **params, n_head=n_head, cache=text.cache, n_logits=1)
+        forward = lambda ids: gpt2(ids, **params, n_head=n_head, cache=text.cache, n_logits=1)[-1]
         text.cache.length = text.n_alone
         if text.n_alone == 0:
             logits = forward(text.ids[: text.n_prompt])
@@ -128,7 +128,7 @@ def generate_batch(inputs: Sequence[Sequence[int] | np.ndarray], params: dict[st
         if text.step:
             logits = forward(text.step)
         text.n_alone = text.cache.length
-        return logits[-1]
+        return logits
 
     make_cache = lambda n: KVCache(len(params["blocks"]), n_head, n, params["wte"].shape[1])
     for batch in running(texts, make_cache, max_texts, max_bytes):
