@@ -292,13 +292,16 @@ def window_logits(packed: list[Window], params: dict[str, Any], n_head: int, hoo
             yield text, predicted, gpt2(read, **params, n_head=n_head, n_logits=len(predicted), hook=hook)
     elif packed:
         x = side_by_side([window.read for window in packed], None, **params, n_head=n_head)  # [n_rows, n_embd]
-        end = 0
-        for text, read, predicted in packed:
-            end += len(read)
-            for start in range(0, len(predicted), MAX_LOGITS):
-                part = slice(start, start + MAX_LOGITS)
-                rows = x[end - len(predicted) : end][part]
-                yield text, predicted[part], matmul(rows, params["wte"].T)  # [n, n_embd] -> [n, n_vocab]
+        ends = np.cumsum([len(window.read) for window in packed])
+        n_predicted = [len(window.predicted) for window in packed]
+        x = np.concatenate([x[end - n : end] for end, n in zip(ends, n_predicted)])  # [n_predictions, n_embd]
+        ids = np.concatenate([window.predicted for window in packed])
+        of_text = np.repeat([window.text for window in packed], n_predicted)
+        for start in range(0, len(x), MAX_LOGITS):
+            part = slice(start, start + MAX_LOGITS)
+            texts, logits = of_text[part], logits_of(x[part], params["wte"])  # -> [n, n_vocab]
+            cuts = 1 + np.flatnonzero(np.diff(texts))
+            yield from zip(texts[[0, *cuts]].tolist(), np.split(ids[part], cuts), np.split(logits, cuts))
 
 
 def windows(n_seq: int, n_ctx: int, stride: int | None) -> Iterator[tuple[int, int, int]]:

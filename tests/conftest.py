@@ -1,6 +1,7 @@
 """Fixtures: the models at hand, TensorFlow's GPT-2 to compare with, the program as a process."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -17,6 +18,9 @@ collect_ignore_glob = ["data/*"]  # scripts that make reference data, with packa
 # No test finds what is in this machine's Hugging Face cache, puts something there, or asks the real Hub: nor do the
 # processes that tests start. huggingface_hub reads these when it is imported.
 os.environ |= {"HF_HUB_CACHE": str(ROOT / "tests" / "no-cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+# A shell lets jobs in the background ignore Ctrl-C, and the programs that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,14 @@ def test_log_probs_are_those_of_openais_logits(tiny):
             np.testing.assert_allclose(log_probs([ids[1:]], model.params, 4, ids[0])[0], right, atol=1e-4)
 
 
+def test_texts_that_share_their_logits_get_their_own():
+    model, rng = random_model(n_ctx=200), np.random.default_rng(0)
+    texts = [rng.integers(0, 211, n).tolist() for n in (1, 3, 300, 60, 64, 1, 1, 127, 129, 2)]  # 128 logits at a time
+    together = log_probs(texts, model.params, 4, 0)
+    for text, one in zip(texts, together, strict=True):
+        np.testing.assert_allclose(one, log_probs([text], model.params, 4, 0)[0], atol=1e-4)
+
+
 def test_entropy_is_that_of_the_distribution_before_each_token(shakespeare):
     ids = shakespeare.encode(TEXT)
     logits = shakespeare.logits([shakespeare.encoder.eot_token, *ids[:-1]]).astype(float)
