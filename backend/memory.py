@@ -18,4 +18,4 @@ def keep_freed_memory() -> None:
     mallopt = c_function("mallopt")
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
+        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)  # the kv cache of 1,023 tokens of the 124M takes 75 MB
