@@ -21,21 +21,22 @@ def head_by_head(attention: Callable[..., np.ndarray]) -> Callable[..., np.ndarr
     queries are left out. A hook sees all heads at once.
     """
 
+    def each_head(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: Any) -> np.ndarray:
+        return np.stack([attention(*head, mask) for head in zip(q, k, v)])
+
     @functools.wraps(attention)
     def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: Any = 0, *, hook: Any = no_hook) -> np.ndarray:
         q = untransposed(q)  # to be multiplied with k.T
         if hook is not no_hook or q.ndim != 3 or q.shape[0] * q.shape[1] * k.shape[1] < MAX_SCORES_AT_ONCE:
             return attention(q, k, v, mask, hook=hook)
-        n_query, n_key, z = q.shape[1], k.shape[1], np.empty_like(q)
-        mask = np.broadcast_to(mask, (n_query, n_key))
-        for start in range(0, n_query, MAX_QUERIES):
+        if q.shape[1] <= MAX_QUERIES or np.shape(mask) != (q.shape[1], k.shape[1]):
+            return each_head(q, k, v, mask)
+        blocks = []
+        for start in range(0, q.shape[1], MAX_QUERIES):
             rows = slice(start, start + MAX_QUERIES)
-            if rows.stop < n_query:
-                seen = slice(1 + max(np.flatnonzero((mask[rows] > -np.inf).any(axis=0)).tolist(), default=0))
-            else:
-                seen = slice(n_key)
-            z[:, rows] = [attention(*head, mask[rows, seen]) for head in zip(q[:, rows], k[:, seen], v[:, seen])]
-        return z
+            seen = slice(1 + max(np.flatnonzero((mask[rows] > -np.inf).any(axis=0)).tolist(), default=0))
+            blocks.append(each_head(q[:, rows], k[:, seen], v[:, seen], mask[rows, seen]))
+        return np.concatenate(blocks, axis=1)  # [n_head, n_query, d_head]
 
     return attend
 

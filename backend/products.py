@@ -95,15 +95,13 @@ def units_shared_out(ffn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray
         too_few = len(x) < (MIN_ROWS_OF_HALVES if is_alone else MIN_ROWS_OF_UNITS) or n_inner < MIN_UNITS
         if hook is not no_hook or len(shares) == 1 or too_few or rows_are_alone():
             return ffn(x, c_fc, c_proj, hook=hook)
-
-        def part(i: int) -> np.ndarray:
-            units, b = shares[i], np.zeros_like(c_proj["b"]) if i else c_proj["b"]  # the bias is added once
-            return ffn(x, {"w": c_fc["w"][:, units], "b": c_fc["b"][units]}, {"w": c_proj["w"][units], "b": b})
-
-        if is_alone:
-            return functools.reduce(np.add, map(part, range(2)))
         parts: list[Any] = [None] * len(shares)
-        share(lambda i: parts.__setitem__(i, part(i)), range(len(shares)))
+
+        def compute(i: int) -> None:
+            units, b = shares[i], np.zeros_like(c_proj["b"]) if i else c_proj["b"]  # the bias is added once
+            parts[i] = ffn(x, {"w": c_fc["w"][:, units], "b": c_fc["b"][units]}, {"w": c_proj["w"][units], "b": b})
+
+        share(compute, range(len(shares)))
         return functools.reduce(np.add, parts)
 
     return run

@@ -11,7 +11,8 @@ import numpy as np
 
 from backend import cores
 
-this_thread = threading.local()  # .team: the threads with which this one shares its work; .n_cores: of its pass
+# .team: the threads with which this one shares its work; .n_cores: of its pass; .rows_alone: `products.each_row_alone`
+this_thread = threading.local()
 
 
 def share(work: Callable[[Any], None], items: Iterable[Any]) -> None:

@@ -97,6 +97,10 @@ def test_head_by_head(n_query, n_key):
 
     np.testing.assert_allclose(watched(q, k, v, mask), expected, atol=1e-5)
     assert shapes == {1: [(12, 1, 600)], 64: 12 * [(64, 600)], 300: 12 * [(256, 256)] + 12 * [(44, 300)]}[n_query]
+    for other in (0, mask[-1:]):  # the same for all queries
+        result = watched(q, k, v, other)
+        np.testing.assert_allclose(result, attention.__wrapped__(q, k, v, other), atol=1e-5)
+        assert result.dtype == np.float32
     shapes.clear()
     hook = lambda name, x: seen.setdefault(name, x)
     np.testing.assert_array_equal(watched(q, k, v, mask, hook=hook), expected)
