@@ -86,7 +86,7 @@ def attention(q, k, v, mask=0, *, hook=no_hook):
     return pattern @ v  # [..., n_query, n_key] @ [..., n_key, d_head] -> [..., n_query, d_head]
 
 
-@cached_mask  # all layers, and texts of all lengths, share a few masks
+@cached_mask  # the masks of all layers, and of texts of all lengths, share their memory
 def causal_mask(n_query, n_key):
     """[n_query, n_key]: -inf where a key comes after its query, else 0. The queries are the last n_query positions."""
     return np.triu(np.full((n_query, n_key), -np.inf, dtype=np.float32), k=1 + n_key - n_query)
