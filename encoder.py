@@ -23,7 +23,7 @@ import regex
 
 END_OF_TEXT = "<|endoftext|>"
 LONG_PIECE = 32  # bytes: above that, a heap and links find the next merge sooner than a look at all pairs
-NO_MERGE = (sys.maxsize, -1)  # the (rank, merged id) of two tokens that do not merge
+NO_MERGE = sys.maxsize  # the rank of two tokens that do not merge
 GONE = -1  # stands for a token that was merged into the one before it
 
 # How GPT-2 splits a text into pieces; merges stay within a piece. It is a little irregular ('s is a piece of its own,
@@ -51,39 +51,42 @@ def bytes_to_unicode() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-def merge_pairs(ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> list[int]:
-    """Merge neighbouring tokens until no pair is in `merges`: the loop of byte-pair encoding.
+def merge_pairs(ids: list[int], ranks: dict[int, int], merged: list[int]) -> list[int]:
+    """Merge neighbouring tokens until no pair is in `ranks`: the loop of byte-pair encoding.
 
-    Each round takes the pair of lowest rank (learned first) and merges all its occurrences from left to right.
+    Each round takes the pair of lowest rank (learned first) and merges all its occurrences from left to right. A pair
+    is one number, left << 32 | right: it takes half of a tuple's memory.
 
     Args:
         ids: the tokens of one piece, at first one per byte.
-        merges: dict {(left id, right id): (rank, merged id)}.
+        ranks: dict {left id << 32 | right id: rank}.
+        merged: the id that the pair of each rank becomes.
 
     Returns:
         The merged tokens.
 
-    >>> merge_pairs([1, 2, 3, 1, 2], {(1, 2): (0, 4), (4, 3): (1, 5)})
+    >>> merge_pairs([1, 2, 3, 1, 2], {1 << 32 | 2: 0, 4 << 32 | 3: 1}, [4, 5])
     [5, 4]
     """
     if len(ids) > LONG_PIECE:
-        return _merge_pairs_of_long_piece(ids, merges)
+        return _merge_pairs_of_long_piece(ids, ranks, merged)
     ids = list(ids)
-    found = [merges.get(pair, NO_MERGE) for pair in zip(ids, ids[1:])]  # the merge of each token with the next one
-    while found and (merge := min(found)) is not NO_MERGE:
-        i = found.index(merge)
+    # the rank of each token with the next one
+    found = [ranks.get(left << 32 | right, NO_MERGE) for left, right in zip(ids, ids[1:])]
+    while found and (rank := min(found)) < NO_MERGE:
+        i = found.index(rank)
         while i >= 0:
-            ids[i : i + 2] = [merge[1]]
+            ids[i : i + 2] = [merged[rank]]
             del found[i]
             if i > 0:
-                found[i - 1] = merges.get((ids[i - 1], ids[i]), NO_MERGE)
+                found[i - 1] = ranks.get(ids[i - 1] << 32 | ids[i], NO_MERGE)
             if i < len(found):
-                found[i] = merges.get((ids[i], ids[i + 1]), NO_MERGE)
-            i = found.index(merge, i + 1) if merge in found[i + 1 :] else -1
+                found[i] = ranks.get(ids[i] << 32 | ids[i + 1], NO_MERGE)
+            i = found.index(rank, i + 1) if rank in found[i + 1 :] else -1
     return ids
 
 
-def _merge_pairs_of_long_piece(ids, merges):
+def _merge_pairs_of_long_piece(ids, ranks, merged):
     """`merge_pairs` in time that grows little faster than the piece: 200,000 letters take 0.2 s, not hours.
 
     With a heap of ranks and links between neighbours, a round costs only what it changes, not a walk over the piece.
@@ -92,28 +95,27 @@ def _merge_pairs_of_long_piece(ids, merges):
     following = list(range(1, n + 1))  # index of the token after this one; n is the end
     previous = list(range(-1, n - 1))  # index of the token before this one
     places: dict[int, list[int]] = {}  # rank -> where a pair of that rank begins, or began before other merges
-    for i, pair in enumerate(zip(ids, ids[1:])):
-        if pair in merges:
-            places.setdefault(merges[pair][0], []).append(i)
-    ranks = list(places)
-    heapq.heapify(ranks)
-    while ranks:
-        rank = heapq.heappop(ranks)
+    for i, (left, right) in enumerate(zip(ids, ids[1:])):
+        if (pair := left << 32 | right) in ranks:
+            places.setdefault(ranks[pair], []).append(i)
+    waiting = list(places)
+    heapq.heapify(waiting)
+    while waiting:
+        rank = heapq.heappop(waiting)
         for i in sorted(places.pop(rank)):
             j = following[i]
-            merge = merges.get((ids[i], ids[j])) if j < n else None
-            if merge is None or merge[0] != rank:
+            if j == n or ranks.get(ids[i] << 32 | ids[j]) != rank:
                 continue  # one of the two is part of another token by now
-            ids[i], ids[j] = merge[1], GONE
+            ids[i], ids[j] = merged[rank], GONE
             following[i] = following[j]
             if following[i] < n:
                 previous[following[i]] = i
             for left, right in ((previous[i], i), (i, following[i])):  # the new token's pairs with its neighbours
-                if left >= 0 and right < n and (ids[left], ids[right]) in merges:
-                    new_rank = merges[ids[left], ids[right]][0]
+                if left >= 0 and right < n and (pair := ids[left] << 32 | ids[right]) in ranks:
+                    new_rank = ranks[pair]
                     if new_rank not in places:
                         places[new_rank] = []
-                        heapq.heappush(ranks, new_rank)
+                        heapq.heappush(waiting, new_rank)
                     places[new_rank].append(left)
     return [token for token in ids if token != GONE]
 
@@ -123,14 +125,14 @@ class _Ids(dict[str, list[int]]):
 
     MAX_ENTRIES, MAX_LENGTH = 2**18, 100  # bounds the memory of a service that reads texts for months
 
-    def __init__(self, byte_ids: list[int], merges: dict[tuple[int, int], tuple[int, int]]) -> None:
+    def __init__(self, byte_ids: list[int], ranks: dict[int, int], merged: list[int]) -> None:
         super().__init__()
-        self.byte_ids, self.merges = byte_ids, merges
+        self.byte_ids, self.ranks, self.merged = byte_ids, ranks, merged
 
     def __missing__(self, text: str) -> list[int]:
         pieces = PIECE.findall(text)
         if pieces == [text]:
-            ids = merge_pairs([self.byte_ids[byte] for byte in text.encode("utf-8")], self.merges)
+            ids = merge_pairs([self.byte_ids[byte] for byte in text.encode("utf-8")], self.ranks, self.merged)
         else:
             ids = list(chain.from_iterable(map(self.__getitem__, pieces)))
         if len(text) <= self.MAX_LENGTH:
@@ -169,7 +171,7 @@ class Encoder:
     ['O', ' Rome', 'o', ',', ' Rome', 'o', '!']
     """
 
-    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], name: str | None = None, *,
+    def __init__(self, vocabulary: dict[str, int], merges: Iterable[tuple[str, str]], name: str | None = None, *,
                  added_tokens: dict[str, AddedToken] | None = None, n_vocab: int | None = None,
                  eot_token: int | None = None, bos_token: int | None = None) -> None:
         """
@@ -204,18 +206,20 @@ class Encoder:
         strange = set("".join(token for token in tokens if token not in self.added_tokens)) - set(characters.values())
         if strange:
             raise ValueError(f"a token contains {min(strange)!a}, which stands for no byte")
+        ranks, merged = {}, []
         try:
-            pairs = {(vocabulary[left], vocabulary[right]): (rank, vocabulary[left + right])
-                     for rank, (left, right) in enumerate(merges)}
+            for rank, (left, right) in enumerate(merges):
+                ranks[vocabulary[left] << 32 | vocabulary[right]] = rank
+                merged.append(vocabulary[left + right])
         except KeyError as error:
             raise ValueError(f"merges need the token {error.args[0]!a}, which is not in the vocabulary") from None
         byte_ids = [vocabulary[characters[byte]] for byte in range(256)]
-        unmade = {*range(len(tokens))}.difference(byte_ids, (merged for _, merged in pairs.values()))
+        unmade = {*range(len(tokens))}.difference(byte_ids, merged)
         never = [token for token in map(tokens.__getitem__, sorted(unmade))
                  if token not in self.added_tokens and not (token.startswith("<") and token.endswith(">"))]
         if never:
             more = f" or {len(never) - 1} others" if never[1:] else ""
-            raise ValueError(f"no merge makes the token {never[0]!a}{more}: {len(pairs)} merges do not fit "
+            raise ValueError(f"no merge makes the token {never[0]!a}{more}: {len(merged)} merges do not fit "
                              f"{len(tokens)} tokens; download both files again")
         for text, added in self.added_tokens.items():
             tokens[added.id] = "".join(characters[byte] for byte in text.encode("utf-8"))
@@ -225,7 +229,7 @@ class Encoder:
         self._bos_token = self.eot_token if bos_token is None else bos_token
         self._tokens = tokens + [""] * (self.n_vocab - len(tokens))
         self._to_byte = {ord(character): byte for byte, character in characters.items()}
-        self._ids = _Ids(byte_ids, pairs)
+        self._ids = _Ids(byte_ids, ranks, merged)
 
     def encode(self, text: str, *, added_tokens: bool = True) -> list[int]:
         """Text to token ids.
@@ -361,18 +365,24 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON ({error}): download it again") from None
 
 
-def read_merges(path: Path) -> list[tuple[str, str]]:
-    """The merges of a vocab.bpe or merges.txt, two tokens a line. FileNotFoundError or ValueError as `get_encoder`."""
+def read_merges(path: Path) -> Iterator[tuple[str, str]]:
+    """The merges of a vocab.bpe or merges.txt, two tokens a line, one by one: 50,000 of them take 9 MB.
+
+    Raises what `get_encoder` raises: a missing file at once, a malformed line when it is its turn.
+    """
     lines = _read_text(path).split("\n")  # not splitlines(): it also splits at characters that tokens may hold
     first = 1 if lines[0].startswith("#version") else 0
-    merges = []
-    for number, line in enumerate(lines[first:], first + 1):
-        left, space, right = line.partition(" ")
-        if line and (not (left and right) or " " in right):
-            raise ValueError(f"{path}, line {number}: expected two tokens with a space between, got {line[:60]!a}")
-        if line:
-            merges.append((left, right))
-    return merges
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for number, line in enumerate(lines[first:], first + 1):
+            left, space, right = line.partition(" ")
+            if line and (not (left and right) or " " in right):
+                raise ValueError(f"{path.name}, line {number}: expected two tokens with a space between, got "
+                                 f"{line[:60]!a}")
+            if line:
+                yield left, right
+
+    return pairs()
 
 
 def _read_text(path: Path) -> str:

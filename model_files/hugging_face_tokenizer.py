@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def get_encoder(folder: Path, name: str, n_vocab: int, eos_token: int | None, bo
         raise ValueError(f"{path} is not GPT-2's kind of vocabulary: {error}") from None
 
 
-def _read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], list[dict[str, Any]]]:
+def _read_tokenizer(path: Path) -> tuple[dict[str, int], Iterable[tuple[str, str]], list[dict[str, Any]]]:
     """(vocabulary, merges, added tokens) from a tokenizer.json; ValueError if it encodes in another way than GPT-2."""
     tokenizer = read_object(path)
     model = tokenizer.get("model")
