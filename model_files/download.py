@@ -4,7 +4,6 @@ A download asks for the bytes that are missing, checks the answer, writes what c
 temporary failure, verifies the whole file and only then gives it its name.
 """
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -284,6 +283,8 @@ def _verify(path, version, sha256, length, check):
 
 def _digest(path, kind):
     """The checksum of a file, as it may be written: in hex, and in the base64 of Content-MD5."""
+    import hashlib  # it loads OpenSSL
+
     digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         while data := file.read(2**20):

@@ -5,7 +5,6 @@ computed, and before the weights are downloaded. Nothing pickled (pytorch_model.
 """
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -163,6 +162,8 @@ def fingerprint(folder: Path) -> bytes:
     A safetensors file has no checksums. Training changes all of it, which 4 KB in 256 places show; a change of a few
     weights in place shows in the file's modification time.
     """
+    import hashlib  # it loads OpenSSL
+
     digest = hashlib.sha256()
     for path in weight_files(folder):
         with open(path, "rb") as file:

@@ -4,7 +4,6 @@
 """
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +58,8 @@ def fingerprint(prefix: Path) -> bytes:
     """Bytes that differ if the weights differ: the index, which has the checksum of every tensor."""
     if index_file(prefix) != prefix:
         return index_file(prefix).read_bytes()
+    import hashlib  # it loads OpenSSL
+
     digest = hashlib.sha256()  # the V1 format has the weights in the same file
     with open(prefix, "rb") as file:
         while data := file.read(2**20):

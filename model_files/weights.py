@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import math
@@ -15,6 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from model_files.lock import locked
+
+try:
+    from _sha2 import sha256  # Python's own, as its `random` imports it: hashlib loads OpenSSL, 3.5 MB in 3 ms
+except ImportError:
+    from hashlib import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ def converted_file(model_dir: Path, fingerprint: bytes, shapes: Shapes) -> Path:
     or touched keeps it. The version changes when the layout of the copy does.
     """
     version = "C order, /w in Fortran order"
-    name = hashlib.sha256(fingerprint + repr((version, list(shapes.items()))).encode()).hexdigest()[:16]
+    name = sha256(fingerprint + repr((version, list(shapes.items()))).encode()).hexdigest()[:16]
     return model_dir / f"params-{name}.npy"
 
 
