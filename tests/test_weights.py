@@ -95,6 +95,14 @@ def test_a_weight_changed_in_memory_stays_there(folder):
     assert load(folder)["wte"].any()
 
 
+@pytest.mark.parametrize("sizes", [[0], [3], [8], [3, 5], [3, 4, 30, 1], [40, 0, 9]])
+def test_a_file_is_written_in_blocks(sizes):
+    pieces = [np.random.default_rng(i).bytes(n) for i, n in enumerate(sizes)]
+    blocks = list(model_files.weights.in_blocks(map(memoryview, pieces), 8))
+    assert b"".join(blocks) == b"".join(pieces)
+    assert {len(block) for block in blocks[:-1]} <= {8} and len(blocks[-1]) < 8
+
+
 def test_a_changed_checkpoint_is_converted_again(folder):
     old, old_file = copied(load(folder)), converted(folder)
     change_checkpoint(folder, seed=1)
