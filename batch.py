@@ -22,7 +22,6 @@ import signal
 from collections.abc import Callable
 
 from cli.continuations import check_options as check_sampling
-from cli.startup import INTERRUPTED
 from cli.terminal import argument_errors, run_command_line
 from cli.text_in import unescape
 from many_texts.run import Options, run
@@ -103,7 +102,5 @@ if __name__ == "__main__":
     try:
         run_command_line(COMMANDS, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size",
                                           "o": "out"})
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            os._exit(INTERRUPTED)  # Python would wait for workers that are still starting, which would then complain
-        raise
+    except SystemExit as end:  # everything is written and closed
+        os._exit(int(end.code or 0))  # Python would wait for workers that are still starting, and tidy up for 0.3 s

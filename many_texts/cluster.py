@@ -40,8 +40,10 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
     for name in ("distributed", *(name for name in logging.root.manager.loggerDict if name.startswith("distributed."))):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is replaced; errors are raised as well
     warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-    # Dask keeps its last 1,000 messages, which hold texts: 200 MB. Its profiler takes 3% of the workers' time.
+    # Dask keeps its last 1,000 messages, which hold texts: 200 MB. Its profiler takes 3% of the workers' time, and what
+    # it measures of itself up to 50 times a second another 2 to 3%.
     settings = {"distributed.admin.low-level-log-length": 10, "distributed.worker.profile.enabled": False,
+                "distributed.admin.tick.interval": "2s", "distributed.admin.system-monitor.interval": "2s",
                 "distributed.scheduler.http.routes": [f"distributed.http.{name}" for name in ROUTES]}
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
