@@ -7,10 +7,11 @@ class Tuner:
 
     The next token is the same work as the last, so their times can be compared. Every few tokens, one is computed with
     more or fewer threads. Next to busy processes such a trial may cost as much as 20 tokens, so after a trial that
-    lost time, the next one waits until that loss is no more than 5% of the time in between.
+    lost time, the next one waits until that loss is no more than 5% of the time in between. With fewer threads it is
+    1%: a load that slows the best number down shows without a trial.
     """
 
-    MAX_LOSS = 0.05  # of the time, for trials
+    MAX_LOSS, MAX_LOSS_OF_FEWER = 0.05, 0.01  # of the time, for trials
     MIN_PASSES = 8  # between two trials of the same number
 
     def __init__(self, n_max: int):
@@ -43,7 +44,8 @@ class Tuner:
         elif self.means[choice] < best:
             self.best = choice
         elif seconds >= best:
-            self.due[choice] = self.clock + max((seconds - best) / self.MAX_LOSS, self.MIN_PASSES * best)
+            max_loss = self.MAX_LOSS_OF_FEWER if choice < self.best else self.MAX_LOSS
+            self.due[choice] = self.clock + max((seconds - best) / max_loss, self.MIN_PASSES * best)
 
 
 @functools.lru_cache(maxsize=16)

@@ -669,6 +669,12 @@ def test_the_tuner_finds_the_fastest_number_of_threads_and_looks_little(busy):
     assert tokens(tuner, busy, 400) < 1.12 * min(MILLISECONDS[busy])
 
 
+def test_an_idle_machine_loses_little_time_to_fewer_threads():
+    tuner = Tuner(3)
+    tokens(tuner, 0, 40)
+    assert tokens(tuner, 0, 400) < 1.025 * min(MILLISECONDS[0])
+
+
 def test_the_tuner_follows_a_load_that_comes_and_goes():
     tuner = Tuner(4)
     tokens(tuner, 0, 100)
