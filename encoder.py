@@ -366,23 +366,18 @@ def read_json(path: Path) -> Any:
 
 
 def read_merges(path: Path) -> Iterator[tuple[str, str]]:
-    """The merges of a vocab.bpe or merges.txt, two tokens a line, one by one: 50,000 of them take 9 MB.
+    """The merges of a vocab.bpe or merges.txt, two tokens a line, one by one: a list of 50,000 takes 9 MB.
 
-    Raises what `get_encoder` raises: a missing file at once, a malformed line when it is its turn.
+    Raises FileNotFoundError or ValueError as `get_encoder` when the first or the malformed line is asked for.
     """
     lines = _read_text(path).split("\n")  # not splitlines(): it also splits at characters that tokens may hold
     first = 1 if lines[0].startswith("#version") else 0
-
-    def pairs() -> Iterator[tuple[str, str]]:
-        for number, line in enumerate(lines[first:], first + 1):
-            left, space, right = line.partition(" ")
-            if line and (not (left and right) or " " in right):
-                raise ValueError(f"{path.name}, line {number}: expected two tokens with a space between, got "
-                                 f"{line[:60]!a}")
-            if line:
-                yield left, right
-
-    return pairs()
+    for number, line in enumerate(lines[first:], first + 1):
+        left, space, right = line.partition(" ")
+        if line and (not (left and right) or " " in right):
+            raise ValueError(f"{path.name}, line {number}: expected two tokens with a space between, got {line[:60]!a}")
+        if line:
+            yield left, right
 
 
 def _read_text(path: Path) -> str:
