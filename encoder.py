@@ -368,16 +368,14 @@ def read_json(path: Path) -> Any:
 def read_merges(path: Path) -> Iterator[tuple[str, str]]:
     """The merges of a vocab.bpe or merges.txt, two tokens a line, one by one: a list of 50,000 takes 9 MB.
 
-    Raises FileNotFoundError or ValueError as `get_encoder` when the first or the malformed line is asked for.
+    Raises FileNotFoundError or ValueError as `get_encoder`, at once.
     """
     lines = _read_text(path).split("\n")  # not splitlines(): it also splits at characters that tokens may hold
     first = 1 if lines[0].startswith("#version") else 0
     for number, line in enumerate(lines[first:], first + 1):
-        left, space, right = line.partition(" ")
-        if line and (not (left and right) or " " in right):
-            raise ValueError(f"{path.name}, line {number}: expected two tokens with a space between, got {line[:60]!a}")
-        if line:
-            yield left, right
+        if line and (line.count(" ") != 1 or line[0] == " " or line[-1] == " "):
+            raise ValueError(f"{path}, line {number}: expected two tokens with a space between, got {line[:60]!a}")
+    return ((left, right) for left, space, right in (line.partition(" ") for line in lines[first:] if line))
 
 
 def _read_text(path: Path) -> str:

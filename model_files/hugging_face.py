@@ -20,6 +20,7 @@ from encoder import Encoder
 from model_files import hugging_face_tokenizer as tokenizer
 from model_files.hugging_face_tokenizer import not_gpt2, read_object, read_settings, short
 from model_files.official_files import check_sizes
+from model_files.weights import sha256
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the weights in one file, or a list of shards
 SMALL_FILES = ("config.json", "generation_config.json", *tokenizer.FILES)
@@ -162,9 +163,7 @@ def fingerprint(folder: Path) -> bytes:
     A safetensors file has no checksums. Training changes all of it, which 4 KB in 256 places show; a change of a few
     weights in place shows in the file's modification time.
     """
-    import hashlib  # it loads OpenSSL
-
-    digest = hashlib.sha256()
+    digest = sha256()
     for path in weight_files(folder):
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())

@@ -18,7 +18,7 @@ from model_files.lock import locked
 try:
     from _sha2 import sha256  # Python's own, as its `random` imports it: hashlib loads OpenSSL, 3.5 MB in 3 ms
 except ImportError:
-    from hashlib import sha256
+    from hashlib import sha256  # of Python 3.10 and 3.11
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def ordered(tensors: Tensors) -> Tensors:
 
 
 def transposed(array: np.ndarray) -> np.ndarray:
-    """array.T in C order, in strips of one cache line: four times as fast as NumPy's own copy."""
+    """array.T in C order, in strips of one cache line: two to five times as fast as NumPy's own copy."""
     copy = np.empty(array.shape[::-1], array.dtype)
     for i in range(0, len(array), 16):
         copy[:, i : i + 16] = array[i : i + 16].T
@@ -176,8 +176,7 @@ def convert(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, t
     file = open(partial, "xb")  # x: a new file, never what a link of that name points to
     try:
         with file:
-            for block in in_blocks(pieces_of_file(shapes, tensors, model_dir.name)):
-                file.write(block)
+            file.writelines(in_blocks(pieces_of_file(shapes, tensors, model_dir.name)))
             file.flush()
             os.fsync(file.fileno())
         if converted_file(model_dir, fingerprint(), shapes) != path:  # a training that is still running, for instance
