@@ -712,6 +712,7 @@ def test_typing_goes_on_while_a_pass_runs_and_the_latest_text_wins(browser, expl
 def test_a_lens_that_takes_long_becomes_whole(browser, shakespeare, monkeypatch):
     monkeypatch.setattr("inside.explore.MOST_WORK", 0)  # one token at a time
     browser.view("layers")
+    settled(browser)
     expected = lens.logit_lens(CITIZEN, shakespeare).predictions[:, :, 0].T.ravel().tolist()
     assert browser.texts("#lens-of-token .last > :first-child")[0] == expected[-1]
     wait_for(lambda: browser.texts("#lens td > :first-child") == expected)
