@@ -4,6 +4,7 @@ The parts of a model that can be taken out are numbered as in the page's grid: l
 feed-forward network.
 """
 import math
+import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -183,5 +184,6 @@ def _without_each_part(ids, model, hook, token):
 
     n_layer, n_head = (model[1][name] for name in ("n_layer", "n_head"))
     interventions = [part_taken_out(part, n_head) for part in range(n_layer * (n_head + 1))]
-    progress = tqdm(interventions, "taking out each part", disable=None, leave=False)  # None: only in a terminal
+    progress = tqdm(interventions, "taking out each part", disable=None if sys.stderr else True,  # None: in a terminal
+                    leave=False)
     return sweep(ids, model, progress, lambda logits: logits[0], n_logits=len(ids) - token, hook=hook)

@@ -14,6 +14,7 @@ from many_texts.journal import Result
 from many_texts.surprisal import check_scored, encode_after, score_texts, units
 from model_files import folders
 from model_files import tf_checkpoint as checkpoint
+from model_files.download import digest
 from utils import find_model, load_encoder_hparams_and_params, missing_files
 
 
@@ -61,11 +62,7 @@ def fingerprint(model_size: str, models_dir: str | None) -> str:
 @functools.lru_cache
 def sha256(path, mtime_ns):
     """The SHA-256 of a file of gigabytes, once as long as it stays as it is."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(2**20):
-            digest.update(data)
-    return digest.digest()
+    return digest(path)
 
 
 @functools.lru_cache(maxsize=1)

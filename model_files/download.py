@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable
@@ -244,7 +245,8 @@ def _write(url, response, partial, start, total, max_length):
     from tqdm import tqdm
 
     size, end = start, min(total or max_length, max_length)
-    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=partial.path.stem) as bar:
+    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=partial.path.stem,
+              disable=sys.stderr is None) as bar:
         with partial.append() as file, _network_errors(url):
             while block := response.raw.read1(CHUNK):  # read() would lose what it has when the connection breaks
                 size += len(block)
@@ -272,7 +274,7 @@ def _verify(path, version, sha256, length, check):
     if length not in (None, size):
         raise ValueError(f"{size:,} bytes came, but the file has {length:,}")
     for kind, expected in (("sha256", sha256), ("md5", version["md5"])):
-        if expected and expected not in _digest(path, kind):
+        if expected and expected not in ((found := digest(path, kind)).hex(), b64encode(found).decode()):
             raise ValueError(f"the {kind.upper()} checksum is wrong: the file was damaged on the way or is another one")
     if check:
         try:
@@ -281,15 +283,15 @@ def _verify(path, version, sha256, length, check):
             raise ValueError(f"what came is not this file: {error}") from None
 
 
-def _digest(path, kind):
-    """The checksum of a file, as it may be written: in hex, and in the base64 of Content-MD5."""
+def digest(path: Path, kind: str = "sha256") -> bytes:
+    """The checksum of a file of any size."""
     import hashlib  # it loads OpenSSL
 
-    digest = hashlib.new(kind, usedforsecurity=False)
+    found = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file:
         while data := file.read(2**20):
-            digest.update(data)
-    return digest.hexdigest(), b64encode(digest.digest()).decode()
+            found.update(data)
+    return found.digest()
 
 
 # --- failures in words --------------------------------------------------------------------------

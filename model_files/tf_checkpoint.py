@@ -58,13 +58,9 @@ def fingerprint(prefix: Path) -> bytes:
     """Bytes that differ if the weights differ: the index, which has the checksum of every tensor."""
     if index_file(prefix) != prefix:
         return index_file(prefix).read_bytes()
-    import hashlib  # it loads OpenSSL
+    from model_files.download import digest  # not at each start
 
-    digest = hashlib.sha256()  # the V1 format has the weights in the same file
-    with open(prefix, "rb") as file:
-        while data := file.read(2**20):
-            digest.update(data)
-    return digest.digest()
+    return digest(prefix)  # the V1 format has the weights in the same file
 
 
 def read_tensors(prefix: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:

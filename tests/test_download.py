@@ -71,6 +71,11 @@ def test_each_file_is_downloaded_once(server, tmp_path, capsys, model_size):
     assert server.requests[len(FILES) :] == [(f"{model_size}/vocab.bpe", None)]
 
 
+def test_a_program_without_a_terminal_downloads_too(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
+    download(tmp_path)
+
+
 def test_base_url_is_openais_or_from_the_environment(server, tmp_path, monkeypatch):
     assert official_files.BASE_URL == "https://openaipublic.blob.core.windows.net/gpt-2/models"
     monkeypatch.setenv("GPT2_BASE_URL", server.url + "/")

@@ -1,6 +1,7 @@
 """The page: its numbers are lens.py's, and in a real browser it shows them, reacts, and connects to nothing."""
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -169,6 +170,11 @@ def test_a_file_appears_when_it_is_whole(page, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         page.save(file)
     assert file.read_bytes() == b"kept" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_program_without_a_terminal_makes_the_same_page(page, shakespeare, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
+    assert lens.page(TEXT, shakespeare).html == page.html
 
 
 def test_a_models_folder_that_is_no_utf_8(shakespeare, tmp_path):

@@ -332,7 +332,7 @@ def test_a_checkpoint_is_converted_without_tensorflow_and_with_closed_streams(fo
                f"params = load_params(folder, load_hparams(folder)); open({str(tmp_path / 'done')!r}, 'w').write("
                "f'{params[\"wte\"].shape} {\"tensorflow\" in sys.modules}')")
     result = subprocess.run(f"exec {sys.executable} -c \"$PROGRAM\" {streams}", shell=True, timeout=100,
-                            env={**os.environ, "PROGRAM": program}, capture_output=True, text=True)
+                            env={**os.environ, "PROGRAM": program, "TQDM_DISABLE": "1"}, capture_output=True, text=True)
     assert (tmp_path / "done").read_text() == "(1024, 8) False"
     assert result.stdout == "" and result.stderr == ("" if streams else f"converting {folder} to NumPy, once ...\n")
     assert not (folder / ".lock").exists() or (folder / ".lock").stat().st_size == 0  # as filelock's version does
