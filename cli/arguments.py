@@ -86,20 +86,24 @@ def _bind_function(function: Function, arguments: list[str], short: dict[str, st
     quotes = "; a text of several words goes in quotes"
     if len(texts) > len(names):
         surplus = texts[len(names)]
-        if os.path.exists(surplus):
+        needed = [p.name for p in parameters if p.default is p.empty and p.name not in (*given, *names)]
+        if needed:
+            quotes = f" (did you mean --{needed[0]} {surplus}?)"
+        elif os.path.exists(surplus):
             quotes = '; a pattern of files goes in quotes, as in "part-*.csv"'
         raise CommandLineError(f"{_quoted(surplus)} is one argument too many" +
                                (quotes if names else ": there are only options"))
-    for i, (name, text) in enumerate(zip(names, texts)):
-        if text != "-" or i >= n_marked:  # for "-", unless after "--", stdin is read
-            _add(given, name, text)
-    for p in parameters:
-        if p.default is p.empty and p.name not in given:
-            raise CommandLineError(f"{p.name} is missing; --help says what it is")
     try:
+        for i, (name, text) in enumerate(zip(names, texts)):
+            if text != "-" or i >= n_marked:  # for "-", unless after "--", stdin is read
+                _add(given, name, text)
+        for p in parameters:
+            if p.default is p.empty and p.name not in given:
+                raise CommandLineError(f"{p.name} is missing; --help says what it is")
         return _bound_by_fire(function, kinds, given)
     except CommandLineError as error:
-        raise CommandLineError(f"{error}{quotes if texts[1:] and ' must be ' in str(error) else ''}") from None
+        several = texts[1:] and re.search(" must be | is given twice", str(error))
+        raise CommandLineError(f"{error}{quotes if several else ''}") from None
 
 
 def _bound_by_fire(function: Function, kinds: dict[str, type], given: dict[str, str]) -> Callable[[], object]:

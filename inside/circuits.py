@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backend.passes import run_on_cores
-from cli.tables import Table, print_tables
+from cli.tables import Table
 from cli.terminal import argument_errors
 from generation.checks import check_whole
-from inside.command import check_out, save_picture
+from inside.command import check_out, show
 from inside.model import check_model, model_name
 from inside.pictures import plot_grids
 from inside.result import table_of, titled, with_title
@@ -128,5 +128,4 @@ def show_circuits(k: int = 5, *, out: str | None = None, model_size: str | None 
     with argument_errors():
         result = circuits(model)
         tables = table_circuits(result, k=k)
-    print_tables(tables)
-    save_picture(plot_circuits, result, out)
+    show(tables, plot_circuits, result, out)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cli import text_in
 from cli.arguments import CommandLineError
-from cli.tables import print_tables
+from cli.tables import Table, print_tables
 from cli.terminal import argument_errors, notice
 from inside.pictures import figure_class
 from inside.texts import rows_of
@@ -45,8 +45,7 @@ def print_answer(ask: Callable, plot: Callable, text: str | None, out: str | Non
     with argument_errors():
         result = ask(text, model, *arguments)
         tables = result.table(**of_table)
-    print_tables(tables)
-    save_picture(plot, result, out)
+    show(tables, plot, result, out)
 
 
 def print_over_texts(ask: Callable, plot: Callable, asked: dict[str, Any], position: int, file: str | None,
@@ -65,8 +64,7 @@ def print_over_texts(ask: Callable, plot: Callable, asked: dict[str, Any], posit
         asked[first] = read_text(asked[first], model)
     with argument_errors():
         result = ask(**asked, model=model, **options)
-    print_tables(result.table())
-    save_picture(plot, result, out)
+    show(result.table(), plot, result, out)
 
 
 def check_out(out: str | None, kind: str = "picture") -> None:
@@ -92,15 +90,16 @@ def check_out(out: str | None, kind: str = "picture") -> None:
         figure_class()
 
 
-def save_picture(plot: Callable, result, out: str | None) -> None:
-    """Write what `plot` draws of the result to the file `out`, if there is one. No display is needed."""
-    if out is None:
-        return
-    figure, data = figure_class()(layout="constrained"), io.BytesIO()
-    plot(result, figure)
-    figure.savefig(data, dpi=100, bbox_inches="tight", format=Path(out).suffix[1:].lower())
-    write_whole(out, data.getvalue())
-    notice(f"the picture is in {out}")
+def show(tables: Table | list[Table], plot: Callable, result: Any, out: str | None) -> None:
+    """Write what `plot` draws of the result to the file `out`, if there is one; then print the tables, which ends the
+    program if the reader of stdout has gone away. No display is needed."""
+    if out is not None:
+        figure, data = figure_class()(layout="constrained"), io.BytesIO()
+        plot(result, figure)
+        figure.savefig(data, dpi=100, bbox_inches="tight", format=Path(out).suffix[1:].lower())
+        write_whole(out, data.getvalue())
+        notice(f"the picture is in {out}")
+    print_tables(tables)
 
 
 def write_whole(path: str | Path, data: bytes) -> None:

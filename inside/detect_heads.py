@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
+from cli.tables import Table
 from cli.terminal import argument_errors
 from generation.hooks import Hook
-from inside.command import check_out, given, read_text, save_picture
+from inside.command import check_out, given, read_text, show
 from inside.interventions import compose, record
 from inside.model import check_choice, check_model, model_name
 from inside.pictures import plot_grids
@@ -137,5 +137,4 @@ def show_detect_heads(text: str | None = None, pattern: str | None = None, k: in
     with argument_errors():
         result = detect_heads(text, model, wanted)
         table = table_detect_heads(result, k=k)
-    print_tables(table)
-    save_picture(plot_detect_heads, result, out)
+    show(table, plot_detect_heads, result, out)

@@ -3,11 +3,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
+from cli.tables import Table
 from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.hooks import Hook
-from inside.command import check_out, save_picture
+from inside.command import check_out, show
 from inside.detect_heads import PATTERNS, scores_of
 from inside.model import check_model, model_name
 from inside.pictures import plot_grids
@@ -85,5 +85,4 @@ def show_induction(n: int = 50, seed: int = 0, *, out: str | None = None, model_
     model = load_encoder_hparams_and_params(model_size, models_dir)
     with argument_errors():
         result = induction(model, n, seed)
-    print_tables(table_induction(result))
-    save_picture(plot_induction, result, out)
+    show(table_induction(result), plot_induction, result, out)

@@ -3,8 +3,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.tables import Table, print_tables
-from inside.command import check_out, save_picture
+from cli.tables import Table
+from inside.command import check_out, show
 from inside.model import check_model, model_name
 from inside.pictures import bars
 from inside.result import table_of, titled, with_title
@@ -84,5 +84,4 @@ def show_parameters(*, out: str | None = None, model_size: str | None = None, mo
     """The number of parameters of each part of the model, added up over the layers."""
     check_out(out)
     result = parameters(load_encoder_hparams_and_params(model_size, models_dir))
-    print_tables(table_parameters(result))
-    save_picture(plot_parameters, result, out)
+    show(table_parameters(result), plot_parameters, result, out)

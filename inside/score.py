@@ -7,11 +7,11 @@ import numpy as np
 
 from cli import text_in
 from cli.arguments import CommandLineError
-from cli.tables import Table, print_tables
+from cli.tables import Table
 from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
 from generation.hooks import Hook
-from inside.command import check_out, save_picture
+from inside.command import check_out, show
 from inside.model import check_model, model_name
 from inside.pictures import colour_bar, name_all, new_axes, token_axis
 from inside.result import table_of, titled, with_title
@@ -146,16 +146,20 @@ def table_score(result, *, each: bool | None = None, base: str | None = None) ->
 
 
 def plot_score(result: Any, ax: Any = None) -> Any:
-    """Draw `Score`: the surprisal of each token in bits, high where the model did not expect it."""
-    bits = np.nan_to_num(-result.log_probs / math.log(2), posinf=np.inf)  # no bar for what is not scored
+    """Draw `Score`: the surprisal of each token in bits, or of each word if there are any, high where the model did not
+    expect it."""
+    what, pieces, bits = "token", result.pieces, -result.log_probs / math.log(2)
+    if result.words:
+        what, pieces, bits = "word", *zip(*((word.word, word.surprisal) for word in result.words))
+    bits = np.nan_to_num(bits, posinf=np.inf)  # no bar for what is not scored
     ax, width, height = new_axes(ax, min(16, max(4, 0.2 * len(bits))), 2.2, margins=(1.4, 1.4))
     from matplotlib import cm, colors
 
     norm = colors.Normalize(0, max(1, bits.max()))
     ax.bar(range(len(bits)), bits, width=0.9 if len(bits) < 200 else 1, color=cm.viridis_r(norm(bits)))
-    token_axis(ax.xaxis, result.pieces, width)
+    token_axis(ax.xaxis, pieces, width)
     ax.set_xlim(-0.6, len(bits) - 0.4)
-    name_all(ax, result.title, width, "token", "surprisal in bits")
+    name_all(ax, result.title, width, what, "surprisal in bits")
     colour_bar(cm.ScalarMappable(norm, "viridis_r"), ax, "bits", height)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
@@ -194,5 +198,4 @@ def show_score(text: str | None = None, stride: int | None = None, *, file: str 
     with argument_errors():
         result = score(text, model, stride, words=words, correction=correction, split_punctuation=split_punctuation,
                        entropy=entropy, context=context, bos=bos)
-    print_tables(table_score(result, each=each, base=base))
-    save_picture(plot_score, result, out)
+    show(table_score(result, each=each, base=base), plot_score, result, out)

@@ -181,6 +181,15 @@ def test_a_picture_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path,
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
 
 
+def test_a_picture_is_written_even_if_nobody_reads_the_table(lens_py, tmp_path, monkeypatch):
+    def pipe_is_closed(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("cli.tables.print_table", pipe_is_closed)
+    assert lens_py("tokens", "x", *BUNDLED, "--out", str(tmp_path / "a.png")).returncode == 141
+    assert read_png((tmp_path / "a.png").read_bytes())
+
+
 @pytest.mark.slow
 def test_commands_without_matplotlib(run, tmp_path):
     (tmp_path / "matplotlib").mkdir()

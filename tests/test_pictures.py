@@ -45,6 +45,9 @@ def test_plots_show_every_token(shakespeare, text):
     assert ticks(ax.yaxis) == pieces and len(cells_of(ax)) == 6 * n and len(ax.figure.axes) == 2
     ax = draw(lens.plot_score, lens.score(text, shakespeare))
     assert ticks(ax.xaxis) == pieces and len(ax.patches) == n
+    words = (result := lens.score(text, shakespeare, words=True)).words
+    ax = draw(lens.plot_score, result)
+    assert [bar.get_height() for bar in ax.patches] == [word.surprisal for word in words] and ax.get_xlabel() == "word"
 
 
 @pytest.mark.filterwarnings("error")
