@@ -35,8 +35,8 @@ def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 
              n_workers: int | None = None, strict: bool = False, overwrite: bool = False) -> None:
     """Continue each text of a file.
 
-    Adds the columns continuation, n_tokens (as many as were generated) and error. Fewer texts than about 50 are done
-    sooner without a cluster, by many_texts.batches.generate_batch.
+    Adds the columns continuation, n_tokens (as many as were generated) and error. Fewer than about 50 texts are
+    faster without a cluster, with many_texts.batches.generate_batch.
 
     Args:
         out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
@@ -65,7 +65,7 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
     """Score each text of a file: how likely is it?
 
     Adds the columns n_tokens, log_prob (the natural logarithm of the text's probability), bits_per_byte, perplexity and
-    error. Fewer texts than about 50 are done sooner without a cluster, by lens.score.
+    error. Fewer than about 50 texts are faster without a cluster, with lens.score.
 
     Args:
         out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
@@ -80,7 +80,7 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
         entropy: add the entropy of what each token, or the first of each word, was chosen from.
         context: a column with a text that is read before each text and not scored.
         bos: put <|endoftext|> before each text; with --bos False the first token is not scored.
-        base: 2 or e, of all logarithms; without it log_prob is a natural logarithm, all else is in bits.
+        base: of all logarithms, 2 or e; without it log_prob is a natural logarithm, all else is in bits.
         stride: a text longer than the context is read in windows this many tokens apart; by default half a context.
     """
     with argument_errors():

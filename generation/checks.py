@@ -51,7 +51,8 @@ def check_ids(ids: Sequence[int] | np.ndarray, n_vocab: int) -> np.ndarray:
         raise TypeError(f"token ids must be a sequence of whole numbers, not {ids!r}") from None
     for i in ids:
         if isinstance(i, (bool, np.bool_)) or not isinstance(i, numbers.Integral):
-            raise TypeError(f"token ids must be whole numbers, not {i!r}")
+            hint = ": encode the text first, encoder.encode(text)" if isinstance(i, str) else ""
+            raise TypeError(f"token ids must be whole numbers, not {i!r}{hint}")
         if not 0 <= int(i) < n_vocab:  # a negative one would count from the end
             raise ValueError(f"token id {i} is not in the vocabulary: ids are 0 to {n_vocab - 1}")
     if n_seq == 0:

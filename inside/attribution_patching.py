@@ -65,7 +65,7 @@ def show_attribution_patching(clean: str | None = None, corrupted: str | None = 
 
     Args:
         clean: the first text; without one, stdin is read, or you are asked for it.
-        corrupted: the second text; it must have as many tokens.
+        corrupted: the second text; it must have the same number of tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417".
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         at: resid_pre, attn_out, mlp_out: one position of one layer; z, q, k, v, pattern: one head at all positions.

@@ -394,7 +394,7 @@ class Explorer:
         data = {"tokens": pieces_of(other, self.encoder)}
         if len(other) != len(ids):
             return data | {"error": f"The texts have {len(ids)} and {len(other)} tokens: each token needs its "
-                                    "counterpart, so change them until they have as many."}
+                                    "counterpart, so edit them until they have the same number."}
         plain = Changes(changes.out)
         runs = [self.logits(one, how, state.token) for one, how in ((other, plain), (ids, plain), (ids, changes))]
         try:

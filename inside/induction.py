@@ -39,7 +39,7 @@ def induction(model: Model, n: int = 50, seed: int = 0, hook: Hook | None = None
     Args:
         model: as in `tokens`.
         n: how many random tokens, all different; with their repetition they must fit the context.
-        seed: of the random tokens, a whole number.
+        seed: a whole number that decides which tokens they are.
         hook: as in `gpt2.gpt2`.
 
     Returns:
@@ -79,7 +79,7 @@ def show_induction(n: int = 50, seed: int = 0, *, out: str | None = None, model_
 
     Args:
         n: how many random tokens, all different; with their repetition they must fit the context.
-        seed: of the random tokens, a whole number.
+        seed: a whole number that decides which tokens they are.
     """
     check_out(out)
     model = load_encoder_hparams_and_params(model_size, models_dir)

@@ -162,8 +162,8 @@ def patch(name: str, array, positions: Index = None, heads: Index = None) -> Int
 
     def value(x):
         if array.shape != x.shape:
-            raise ValueError(f"the array to patch in for {name} has shape {list(array.shape)}, but the value has "
-                             f"{list(x.shape)}: record it in a text of as many tokens, with the same model")
+            raise ValueError(f"the array to patch in for {name} has shape {list(array.shape)}, but the value "
+                             f"has {list(x.shape)}: record it in the same model, with the same number of tokens")
         return array
 
     return _replace(name, value, positions, heads)

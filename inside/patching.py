@@ -33,7 +33,7 @@ class Patching(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A clean and a corrupted text of equally many tokens, and the answer that they lead to or away from."""
+    """A clean and a corrupted text with the same number of tokens, and the answer that they lead to or away from."""
 
     clean: Tokens
     corrupted: Tokens
@@ -62,7 +62,7 @@ def pair_of(clean, corrupted, model: Model, answer, wrong, position) -> Pair:
     ours, theirs = tokens_up_to(clean, model, position), tokens_up_to(corrupted, model, position)
     if len(ours.ids) != len(theirs.ids):
         raise ValueError(f"the clean text has {len(ours.ids)} tokens, the corrupted one {len(theirs.ids)}: each token "
-                         "needs its counterpart, so change the texts until they have as many.\n"
+                         "needs its counterpart, so edit the texts until they have the same number.\n"
                          f"clean:     {' '.join(ours.pieces)}\ncorrupted: {' '.join(theirs.pieces)}")
     return Pair(ours, theirs, answer_of(model, answer, wrong), model)
 
@@ -79,7 +79,7 @@ def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: 
 
     Args:
         clean: the first text, or its ids; with a list of texts, what comes back is the mean over them.
-        corrupted: the second text, or its ids; it must have as many tokens. Or a list of them, as the next two.
+        corrupted: the second text, or its ids; with the same number of tokens; or a list of them, as the next two.
         model: as in `tokens`.
         answer: the clean text's answer, one token: its text, " C", or its id, 417 or "#417". The metric is its logit at
             the end of the text.
@@ -172,7 +172,7 @@ def show_patching(clean: str | None = None, corrupted: str | None = None, answer
 
     Args:
         clean: the first text; without one, stdin is read, or you are asked for it.
-        corrupted: the second text; it must have as many tokens.
+        corrupted: the second text; it must have the same number of tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417". The
             metric is its logit at the end of the text.
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.

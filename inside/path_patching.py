@@ -88,7 +88,7 @@ def show_path_patching(clean: str | None = None, corrupted: str | None = None, a
 
     Args:
         clean: the first text; without one, stdin is read, or you are asked for it.
-        corrupted: the second text; it must have as many tokens.
+        corrupted: the second text; it must have the same number of tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417".
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         receiver: the queries (q), keys (k) or values (v) of a head, as blocks.3.attn.q.2 for head 2 of layer 3; or

@@ -59,7 +59,7 @@ def saliency(text: str | Sequence[int], model: Model, answer: str | int | None =
     values, gradients = forward_and_backward(ids, model, watched, hook)
     each = (values["embed"].astype(np.float64) * gradients["embed"]).sum(axis=-1)  # [n_seq, n_embd] -> [n_seq]
     return with_title(Saliency(pieces, each, pieces_of(watched.ids, model.encoder)[0]),
-                      f"{model_name(model)}: what each token does for the logit of {watched.named} after "
+                      f"{model_name(model)}: effect of each token on the logit of {watched.named} after "
                       f"{quote(ids, model.encoder)}", f"logit of {watched.named}")
 
 
@@ -74,7 +74,7 @@ def table_saliency(result) -> Table:
 def plot_saliency(result: Any, ax: Any = None) -> Any:
     """Draw `Saliency` as bars, the first token on top."""
     return bars(ax, result.pieces, result.values, [f"{value:+.2f}" for value in result.values],
-                "what it does for the logit", "token", result.title)
+                "effect on the logit", "token", result.title)
 
 
 def show_saliency(text: str | None = None, answer: str | None = None, wrong: str | None = None, position: int = -1, *,

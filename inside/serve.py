@@ -53,4 +53,4 @@ def show_serve(text: str = TEXT, *, port: int = PORT, browser: bool = True, mode
             notice(f"the page is {'open in a browser' if opened else 'ready'} at {server.address} (Ctrl-C ends it)")
             server.serve_forever(poll_interval=0.1)
         except KeyboardInterrupt:
-            notice("the page has ended; what was saved of it stays")
+            notice("the server has stopped; saved pages are kept")

@@ -63,11 +63,9 @@ def _mean_field(values: tuple[Any, ...]) -> Any:
     """The mean of numbers; of pieces, those that all texts share."""
     first = values[0]
     if isinstance(first, np.ndarray):
-        shapes = sorted({array.shape for array in values})
-        if len(shapes) > 1:
-            raise ValueError(f"the texts have different numbers of tokens (shapes {list(shapes[0])} and "
-                             f"{list(shapes[-1])}), so there is no mean for each position: give texts of equally many, "
-                             "or ask about heads")
+        if len({array.shape for array in values}) > 1:
+            raise ValueError("the texts have different numbers of tokens, so there is no mean for each position: give "
+                             "texts with the same number of tokens, or ask about whole heads (patching: at z)")
         return np.mean(values, axis=0)
     if isinstance(first, float):
         return float(np.mean(values))

@@ -141,7 +141,7 @@ def writable(kind):
 def check_kind(kind: str) -> str:
     """The ending of a format's name: "csv" -> ".csv", else ValueError."""
     if "." + kind not in FORMATS:
-        raise ValueError(f"{kind!r} is not a format: give {', '.join(ending[1:] for ending in FORMATS)}")
+        raise ValueError(f"{kind!r} is not a supported format: give {', '.join(ending[1:] for ending in FORMATS)}")
     return "." + kind
 
 
@@ -151,7 +151,7 @@ def format_of(path: str, formats: Iterable[str], compressions: Iterable[str] = (
     if ending.lower() in compressions:
         ending = os.path.splitext(name)[1]
     if ending.lower() not in formats:
-        wrong = f"{ending!r} is not a format" if ending else "the name has no ending"
+        wrong = f"{ending!r} is not a supported format" if ending else "the name has no ending"
         raise ValueError(f"{path}: {wrong}: it must end in {', '.join(formats)}")
     return ending.lower()
 

@@ -78,8 +78,8 @@ def check_format(names: list[str], model: str) -> None:
         target = model if os.path.isdir(model) else "./" + model.rpartition("/")[2]
         program = "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; " + "; ".join(
             f"{kind}.from_pretrained({json.dumps(model)}).save_pretrained({json.dumps(target)})" for kind in "MT")
-        raise ValueError(f"{model} has its weights in pytorch_model.bin alone, a pickle, which can run any code when "
-                         "it is opened. Convert it once, where torch and transformers are installed: python -c "
+        raise ValueError(f"{model} has its weights only in pytorch_model.bin, a pickle file, which can run any code "
+                         "when it is opened. Convert it once, where torch and transformers are installed: python -c "
                          f"{shlex.quote(program)}" + ("" if target == model else f"; then load {target}"))
     if "adapter_config.json" in names:
         raise ValueError(f"{model} is an adapter (LoRA, ...), not a whole model: merge it into its model with PEFT's "

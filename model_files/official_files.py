@@ -154,7 +154,7 @@ def download_gpt2_files(model_size: str, model_dir: str | os.PathLike[str]) -> N
     with locked(model_dir):
         missing = [name for name in FILES if not (model_dir / name).exists()]
         if missing:
-            logger.warning(f"downloading {model_size} from {without_password(base_url)} to {model_dir}")
+            logger.warning(f"downloading the {model_size} model from {without_password(base_url)} to {model_dir}")
         for name in missing:
             n_bytes, max_bytes = None, 2**24
             if name == DATA_FILE:  # float32, and nothing but the weights

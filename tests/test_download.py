@@ -142,7 +142,7 @@ def test_what_is_downloaded_is_announced_before_the_server_answers(tmp_path, mon
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         use_server(monkeypatch, url, contents())
         process = start(tmp_path)
-        assert process.stderr.readline() == f"downloading 355M from {url} to {tmp_path}\n"
+        assert process.stderr.readline() == f"downloading the 355M model from {url} to {tmp_path}\n"
         process.kill()
         process.communicate()
 

@@ -470,7 +470,7 @@ def test_a_bad_argument_of_a_question_is_refused(shakespeare, ask, error, messag
     (lambda m: m.logits([1, 2], hook=lens.zero(1, 6)), ValueError, "blocks.1.attn.z has no head 6: they are 0 to 5"),
     (lambda m: m.logits([1, 2], hook=lens.zero(1, 0, "mlp_out")), ValueError, "blocks.1.mlp_out has no heads; these"),
     (lambda m: m.logits([1, 2], hook=lens.patch("embed", np.zeros((3, 192)))), ValueError,
-     r"to patch in for embed has shape \[3, 192\], but the value has \[2, 192\]: record it in a text of as many"),
+     r"to patch in for embed has shape \[3, 192\], but the value has \[2, 192\]: record it in the same model"),
     (lambda m: m.logits([1, 2], hook=lens.patch("embed", np.zeros((2, 192)), positions=2)), ValueError,
      "embed has no position 2: they are 0 to 1"),
     (lambda m: lens.sweep([1, 2], m, [lens.zero(6, 0)], len), ValueError,

@@ -346,9 +346,9 @@ def test_a_weight_opens_to_the_numbers_it_is_made_of(browser, shakespeare):
     assert says["q · k"].endswith(f"the sum is {product:.2f}")
     assert says["score"] == f"{product:.2f} / √{len(q[0])} = {product / scale:.2f}"
     assert says["softmax"].endswith(f"over 17 tokens = {pattern[16, 2]:.1%}")
-    assert f"{np.linalg.norm(v[2]):.2f} long" in says["v"]
-    assert f"{np.linalg.norm(pattern[16, 2] * v[2]):.2f} long" in says["weight · v"]
-    assert f"{np.linalg.norm(seen['blocks.1.attn.z'][16, 5]):.2f} long" in says["output"]
+    assert f"of norm {np.linalg.norm(v[2]):.2f}" in says["v"]
+    assert f"of norm {np.linalg.norm(pattern[16, 2] * v[2]):.2f}" in says["weight · v"]
+    assert f"of norm {np.linalg.norm(seen['blocks.1.attn.z'][16, 5]):.2f}" in says["output"]
     browser.click(browser.one("#heads [aria-label='layer 0, head 0']"))
     assert "lens.py serve" in browser.text("#weight-body")  # the file has one head's
 

@@ -62,7 +62,7 @@ def test_refusal_is_not_retried(server, tmp_path, status, message, capsys):
 def test_missing_model_is_one_error_line(server, run, tmp_path):
     result = run("x", "--model_size", "774M", "--models_dir", str(tmp_path), env={"GPT2_BASE_URL": server.url})
     assert result.returncode == 1 and result.stdout == ""
-    assert result.stderr == (f"downloading 774M from {server.url} to {tmp_path / '774M'}\n"
+    assert result.stderr == (f"downloading the 774M model from {server.url} to {tmp_path / '774M'}\n"
                              f"error: {server.url}/774M/checkpoint: the server answers 404 Not Found; GPT2_BASE_URL "
                              "can name another server\n")
 

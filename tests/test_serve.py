@@ -493,7 +493,7 @@ def test_two_parts_out_at_once(browser, shakespeare):
     settled(browser)
     hook = lens.compose(lens.zero(1, 5), lens.zero(3, 2))
     assert browser.next_tokens() == at_end(lens.next_tokens(CITIZEN, shakespeare, hook=hook))
-    assert browser.text("#changes-says") == "Everything here is without layer 1, head 5; layer 3, head 2."
+    assert browser.text("#changes-says") == "Everything below is computed without layer 1, head 5; layer 3, head 2."
     browser.one("#undo").click()
     settled(browser)
     assert browser.next_tokens() == at_end(lens.next_tokens(CITIZEN, shakespeare))
@@ -606,7 +606,7 @@ def test_the_server_goes_and_comes_back(driver, process, shakespeare):
     child.wait()
     browser.js("byId('text').focus()")
     browser.press("!", "?")
-    wait_for(lambda: "does not answer" in browser.one("#problem").text)
+    wait_for(lambda: "is not responding" in browser.one("#problem").text)
     browser.one("#likeliest").click()
     assert process("--port", port, env={"LENS_TOKEN": TOKEN})[1] == address
     settled(browser)
@@ -638,7 +638,7 @@ def test_a_saved_page_is_the_page_of_what_is_shown(browser, driver, tmp_path, sh
     saved = Browser(driver, file.as_uri())
     ids, hook = shakespeare.encode(CITIZEN)[:10], lens.zero(1, 5)
     assert saved.next_tokens() == at_end(lens.next_tokens(ids, shakespeare, hook=hook))
-    assert saved.text("#changes-says") == "Everything here is without layer 1, head 5."
+    assert saved.text("#changes-says") == "Everything below is computed without layer 1, head 5."
     saved.part("layer 2, head 0").click()
     both = lens.compose(hook, lens.zero(2, 0))
     assert saved.next_tokens() == at_end(lens.next_tokens(ids, shakespeare, hook=both))

@@ -182,7 +182,7 @@ def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ValueError, match="pipe.txt is not a regular file.*stdin"):
         tables.Source(str(tmp_path / "pipe.txt"))
-    with pytest.raises(ValueError, match="'xml' is not a format: give txt, jsonl, csv, parquet"):
+    with pytest.raises(ValueError, match="'xml' is not a supported format: give txt, jsonl, csv, parquet"):
         tables.Source(__file__, "xml")
     with pytest.raises(FileNotFoundError, match="no such file"):
         tables.Source(str(tmp_path))

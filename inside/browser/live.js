@@ -42,8 +42,8 @@ async function askOnce() {
     waiting = true;
     await pause(PAUSE);
   } else if (answer.error !== undefined) {
-    if (sent.text !== null) refused = answer.error;
-    problem(answer.error);
+    if (sent.text !== null) refused = `${answer.error}. Below is still the text before it.`;
+    problem(sent.text !== null ? refused : answer.error);
     if (!waiting) Object.assign(wanted, state, { text: null, ids: data.ids, steps: [] }); // the rest goes on
     show();
   } else {
@@ -66,7 +66,7 @@ async function answerTo(name, body) {
     if (!response.ok) return { error: text };
     return name === "see" ? JSON.parse(text) : { text };
   } catch (error) {
-    problem("The server does not answer. What you typed stays here, and the page goes on when the server is back.");
+    problem("The server is not responding. What you typed stays here, and the page continues when the server is back.");
     return null;
   } finally {
     clearTimeout(slow);

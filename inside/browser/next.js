@@ -89,10 +89,11 @@ function showParts() {
     paint(button, effect === null ? null : shade(Math.abs(effect) / most));
     button.title = partName(part) + (effect === null ? "" : `: ${signed(effect)}`);
   });
-  say(byId("parts-says"), data.live ? "Choose heads and feed-forward networks to take out: their output becomes zero. " :
-    known ? "Choose a head or a feed-forward network to take it out: its output becomes zero. " :
+  say(byId("parts-says"),
+    data.live ? "Choose heads and feed-forward networks (ffn) to take out, a row for each layer: their output becomes zero. " :
+    known ? "Choose a head or a feed-forward network (ffn) to take out, a row for each layer: its output becomes zero. " :
     ["This file knows the model without its parts only for what comes after ", token(data.without.token), "."],
-  effects ? ["The numbers: what the log-probability of ", piece(data.pieces[effects.answer]), " gains without each."] : "");
+  effects ? ["The numbers: how the log-probability of ", piece(data.pieces[effects.answer]), " changes without each."] : "");
 }
 
 function listenToNext() {

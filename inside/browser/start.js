@@ -20,7 +20,7 @@ function showTitle() {
   byId("about").textContent = `${n} token${n > 1 ? "s" : ""}, ${data.n_layer} layers of ${data.n_head} heads, a ` +
     `vocabulary of ${data.n_vocab.toLocaleString("en")} tokens`;
   byId("changes").hidden = data.changes === "";
-  byId("changes-says").textContent = `Everything here is ${data.changes}.`;
+  byId("changes-says").textContent = `Everything below is computed ${data.changes}.`;
 }
 
 function listenToTabs() {

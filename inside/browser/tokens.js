@@ -27,14 +27,14 @@ function surprisals() {
 function looks() {
   const shown = shownToken();
   const weights = data.tokens.map((_, i) => (i <= shown ? attention(shown, i) : attention(i, shown)));
-  return { says: ["How much ", token(shown), " looks at each, and each later one at it"],
+  return { says: ["Attention from ", token(shown), ", and from later tokens to it"],
     least: "0%", most: "100%", values: weights.map(shade), labels: weights.map((weight) => percent(weight)) };
 }
 
 function saliencies() {
   const { token: after, answer, values } = data.saliency, most = Math.max(...values.map(Math.abs));
   const known = data.tokens.map((_, i) => values[i] ?? null); // what comes later does nothing
-  return { says: ["What each token does for the logit of ", piece(answer), " after ", token(after)], least: "0",
+  return { says: ["Effect of each token on the logit of ", piece(answer), " after ", token(after)], least: "0",
     most: `±${most.toFixed(2)}`, values: known.map((value) => (value === null ? null : Math.abs(value) / most)),
     labels: known.map((value) => (value === null ? "" : signed(value))) };
 }

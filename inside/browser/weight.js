@@ -51,11 +51,11 @@ function showWeight() {
       row("score", [], `${dot(q, k).toFixed(2)} / √${q.length} = ${scores[key].toFixed(2)}`),
       row("softmax", [], `exp(${scores[key].toFixed(2)}) / the sum of exp(score) over ${query + 1} ` +
         `token${query ? "s" : ""} = ${percent(weight)}`),
-      row("v", [vector("value", v)], `the value of ${tokenName(key)}, ${norm(v).toFixed(2)} long`),
+      row("v", [vector("value", v)], `the value of ${tokenName(key)}, of norm ${norm(v).toFixed(2)}`),
       row("weight · v", [vector("weighted value", weighted, Math.max(...v.map(Math.abs)))],
-        `${percent(weight)} of it, ${norm(weighted).toFixed(2)} long`),
+        `${percent(weight)} of it, of norm ${norm(weighted).toFixed(2)}`),
       row("output", [vector("output", output, Math.max(...v.map(Math.abs)))],
-        `the sum of this over all ${query + 1} token${query ? "s" : ""}, ${norm(output).toFixed(2)} long`)))));
+        `the sum of this over all ${query + 1} token${query ? "s" : ""}, of norm ${norm(output).toFixed(2)}`)))));
 }
 
 function listenToWeight() {
