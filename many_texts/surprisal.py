@@ -139,9 +139,14 @@ def encode_after(context: str, text: str, encoder: Encoder) -> tuple[list[int], 
     """
     if context and text and not regex.search(r"\s$", context) and not regex.match(r"\s", text):
         context += " "
-    ids = encoder.encode(context + text)
-    ends = list(accumulate(len(encoder.token_bytes(i)) for i in ids))
-    return ids, bisect_right(ends, len(context.encode()))
+    ids, whole = encoder.encode(context + text), (context + text).encode()
+    n_bytes, n_context, at = len(context.encode()), 0, 0
+    for piece in map(encoder.token_bytes, ids):
+        at = whole.index(piece, at) + len(piece)  # further on where an added token has taken white space away
+        if at > n_bytes:
+            break
+        n_context += 1
+    return ids, n_context
 
 
 # --- words --------------------------------------------------------------------------------------

@@ -44,13 +44,13 @@ def load(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, read
     """
     tensors = find(model_dir, fingerprint(), shapes)
     if tensors is None:
-        unconverted = read()  # missing or unreadable files raise here: that is no reason to try without a copy
+        read()  # missing or unreadable files raise here: that is no reason to try without a copy
         try:
             with locked(model_dir):
                 tensors = find(model_dir, fingerprint(), shapes)  # another process may have converted it meanwhile
                 if tensors is None:
                     logger.warning(f"converting {model_dir} to NumPy, once ...")
-                    convert(model_dir, fingerprint, shapes, unconverted)
+                    convert(model_dir, fingerprint, shapes, read)
                     tensors = find(model_dir, fingerprint(), shapes)
         except OSError as error:
             logger.warning(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading "
@@ -167,8 +167,8 @@ def in_blocks(pieces: Iterable[memoryview], size: int = 2**21) -> Iterator[bytea
     yield block
 
 
-def convert(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, tensors: Tensors) -> None:
-    """Write `tensors` to the converted copy, one at a time; it gets its name when it is whole. The lock is held.
+def convert(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, read: Callable[[], Tensors]) -> None:
+    """Write the tensors to the converted copy, one at a time; it gets its name when it is whole. The lock is held.
 
     Copies of what the model was before, and what killed conversions left, are removed once the new one is there.
     """
@@ -178,7 +178,7 @@ def convert(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, t
     file = open(partial, "xb")  # x: a new file, never what a link of that name points to
     try:
         with file:
-            file.writelines(in_blocks(pieces_of_file(shapes, tensors, model_dir.name)))
+            file.writelines(in_blocks(pieces_of_file(shapes, read(), model_dir.name)))
             file.flush()
             os.fsync(file.fileno())
         if converted_file(model_dir, fingerprint(), shapes) != path:  # a training that is still running, for instance

@@ -121,7 +121,7 @@ def test_another_model_is_refused_before_its_weights_are_downloaded(server, file
 
 
 @pytest.mark.parametrize("files, message", [
-    (["config.json", "pytorch_model.bin"], r'pytorch_model.bin alone.* M.from_pretrained\("me/plain"\)'),
+    (["config.json", "pytorch_model.bin"], r'weights only in pytorch_model.bin.* M.from_pretrained\("me/plain"\)'),
     (["adapter_config.json", "adapter_model.safetensors"], "is an adapter"),
     (["README.md"], "has no config.json"),
     (["config.json", "tf_model.h5", "model.fp16.safetensors"], "has no model.safetensors"),

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from helpers import BUNDLED, MODELS, TEXT, random_model, read_json
 
+from encoder import AddedToken, Encoder, bytes_to_unicode
 from lens import score
 from many_texts import run, surprisal, work
 from many_texts.batches import log_probs, measure, measured
-from many_texts.surprisal import END, WHITESPACE, score_texts
+from many_texts.surprisal import END, WHITESPACE, encode_after, score_texts
 from many_texts.tables import Row
 
 PROMPTS = ["ROMEO:", "First Citizen:\nSpeak.", "O", "JULIET:\n" + "Wherefore art thou " * 30, "\n",
@@ -116,6 +117,14 @@ def test_context_is_read_and_not_scored(shakespeare, context, text, joined, n, b
             assert [word.word for word in result.words] == [word.word for word in words]
             np.testing.assert_allclose([word.surprisal for word in result.words],
                                        [word.surprisal for word in words], atol=1e-3)
+
+
+@pytest.mark.parametrize("context, text", [("Who <m>", "I do"), ("<r> ", "I do"), ("a  <m>\n <m>", "<r>  5 + <m>!")])
+def test_context_with_tokens_that_take_white_space_away(context, text):
+    added = {"<|endoftext|>": AddedToken(256), "<m>": AddedToken(257, lstrip=True), "<r>": AddedToken(258, rstrip=True)}
+    encoder = Encoder({character: byte for byte, character in bytes_to_unicode().items()}, [], added_tokens=added)
+    ids, n = encode_after(context, text, encoder)
+    assert ids[n:] == encoder.encode(text)
 
 
 @pytest.mark.parametrize("texts, context", [(["Romeo!", "and", "thou"], "O R"), ([[5, 6], [7], [8]], [9, 10, 11])])

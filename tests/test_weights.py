@@ -414,6 +414,20 @@ def start(program, *arguments, **env):
                             stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
 
 
+def test_a_model_that_is_replaced_while_another_process_converts_it(tmp_path, monkeypatch):
+    weights = {"old": np.zeros(6, np.float32), "new": np.ones(6, np.float32)}
+    now = ["old"]
+
+    def wait(folder):  # for the other process's lock
+        now[0] = "new"
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(model_files.weights, "locked", wait)
+    arguments = tmp_path, lambda: now[0].encode(), {"b": (6,)}, lambda: iter([("b", weights[now[0]])])
+    for _ in range(2):  # converting it, and from the copy
+        np.testing.assert_equal(dict(model_files.weights.load(*arguments)), {"b": weights["new"]})
+
+
 def test_threads_that_convert_at_once_convert_once(folder, capsys):
     results = in_threads(4, lambda i: load(folder)["wte"].sum())
     assert len(set(results)) == 1 and results[0] is not None
