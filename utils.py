@@ -143,6 +143,7 @@ def load_encoder_hparams_and_params(model_size: str | os.PathLike[str] | None = 
         from model_files import hugging_face
 
         hugging_face.check_files(model_dir, missing)
+        hugging_face.say_what_is_ignored(model_dir)
         hparams = load_hparams(model_dir)
         encoder = hugging_face.get_encoder(model_dir, str(name) if on_hub else model_dir.name, hparams["n_vocab"])
         return Model(encoder, hparams, load_params(model_dir, hparams))

@@ -6,6 +6,7 @@ computed, and before the weights are downloaded. Nothing pickled (pytorch_model.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -21,6 +22,8 @@ from model_files import hugging_face_tokenizer as tokenizer
 from model_files.hugging_face_tokenizer import not_gpt2, read_object, read_settings, short
 from model_files.official_files import check_sizes
 from model_files.weights import sha256
+
+logger = logging.getLogger(__name__)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the weights in one file, or a list of shards
 SMALL_FILES = ("config.json", "generation_config.json", *tokenizer.FILES)
@@ -46,6 +49,10 @@ SETTINGS: dict[str, tuple[Any, ...]] = {  # in config.json: the values that are 
     "quantization_config": (None,),
     "auto_map": (None,),  # code of its own
 }
+# In generation_config.json, if they are not 0, 1 or empty: transformers generates another text with them, greedily too.
+OF_GENERATION = ("num_beams", "penalty_alpha", "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids",
+                 "force_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "forced_bos_token_id",
+                 "forced_eos_token_id", "min_length", "min_new_tokens", "guidance_scale", "stop_strings")
 # Not weights of the language model: the causal masks that old versions saved, and the heads beside it that are trained
 # with it (GPT2DoubleHeadsModel's, and the value head of reinforcement learning).
 NOT_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|(multiple_choice_head|v_head)\..*")
@@ -68,6 +75,17 @@ def check_files(folder: Path, missing: list[Path]) -> None:
         check_format(os.listdir(folder), str(folder))
         raise FileNotFoundError(f"{missing[0]} is missing: a model from Hugging Face is a folder with config.json, "
                                 "model.safetensors, and tokenizer.json or vocab.json and merges.txt")
+
+
+def say_what_is_ignored(folder: Path) -> None:
+    """A notice of what generation_config.json asks for and `gpt2.generate` does not do."""
+    generation = read_settings(folder / "generation_config.json")
+    names = [name for name in OF_GENERATION if generation.get(name) not in (None, 0, 1, [], {})]
+    if isinstance(ends := generation.get("eos_token_id"), list) and len(ends) > 1:
+        names.append(f"eos_token_id (a text ends with {ends[0]} alone)")
+    if names:
+        logger.warning(f"ignored in {folder / 'generation_config.json'}: {', '.join(names)}; transformers may generate "
+                       "another text")
 
 
 def check_format(names: list[str], model: str) -> None:

@@ -149,6 +149,17 @@ def test_a_text_ends_with_the_models_own_last_token(folder):
     assert model.generate(prompt, 16, stop_id=model.encoder.eot_token) == greedy[: greedy.index(greedy[5])]
 
 
+def test_what_generation_config_asks_for_in_vain_is_said(folder, capsys):
+    path = folder / "generation_config.json"
+    change_json(path, num_beams=1, repetition_penalty=1.0, suppress_tokens=[], min_length=0, eos_token_id=[5])
+    load(folder)
+    assert "ignored" not in capsys.readouterr().err
+    change_json(path, repetition_penalty=1.3, suppress_tokens=[7], eos_token_id=[5, 6])
+    load(folder)
+    names = "repetition_penalty, suppress_tokens, eos_token_id (a text ends with 5 alone)"
+    assert f"ignored in {path}: {names}; transformers may" in capsys.readouterr().err
+
+
 def test_a_token_that_the_model_does_not_have(folder):
     (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": 300}))  # the embedding was not made larger
     model = load(folder)
