@@ -1,15 +1,15 @@
 """GPT-2 in NumPy, from token ids to text.
 
-The file builds up from small to large: activation, norm, linear layer, feed-forward network, attention, heads, block,
-model, generation, command line. Comments give shapes: n_seq tokens, each a vector of n_embd numbers, seen by n_head
-heads of d_head = n_embd / n_head numbers.
+The file builds up from small to large: layers, block, model, generation, command line. Comments give shapes: n_seq
+tokens, each a vector of n_embd numbers, seen by n_head heads of d_head = n_embd / n_head numbers.
 
     from utils import load_encoder_hparams_and_params
     encoder, hparams, params = load_encoder_hparams_and_params("shakespeare")  # or "124M"
     logits = gpt2(encoder.encode("Hello"), **params, n_head=hparams["n_head"])  # [n_seq, n_vocab]
 
 The model is that of Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), as in `model.py` of
-https://github.com/openai/gpt-2.
+https://github.com/openai/gpt-2: the decoder of the first transformer (Vaswani et al., linked below), but with learned
+positions, GELU, and layer norms before attention and the feed-forward network, not after, and one more at the end.
 
 At first reading, skip the lines that begin with @ and read matmul(x, w) as x @ w. They make the same arithmetic fast
 (`backend/`), refuse wrong arguments and fill in cache, n_logits and hook if they are None (`generation/checks.py`).
@@ -103,7 +103,7 @@ def causal_attention(q, k, v, cache, *, hook=no_hook):
 def mha(x, c_attn, c_proj, n_head, *, cache=no_cache, hook=no_hook):
     """Causal multi-head attention: each head looks at this and the earlier positions. [n_seq, n_embd] -> the same"""
     qkv = linear(x, **c_attn)  # [n_seq, n_embd] -> [n_seq, 3 * n_embd]
-    qkv = qkv.reshape(len(x), 3, n_head, -1)  # -> [n_seq, 3, n_head, d_head]
+    qkv = qkv.reshape(len(x), 3, n_head, -1)  # -> [n_seq, 3, n_head, d_head]: q, k and v, each head by head
     q = hook("attn.q", qkv[:, 0]).swapaxes(0, 1)  # [n_seq, n_head, d_head] -> [n_head, n_seq, d_head]
     k = hook("attn.k", qkv[:, 1]).swapaxes(0, 1)
     v = hook("attn.v", qkv[:, 2]).swapaxes(0, 1)
@@ -132,11 +132,11 @@ def layers(x, caches, n_logits, blocks, n_head, hook=no_hook):
     """One layer after the other: [n_seq, n_embd] -> the last n_logits rows, [n_logits, n_embd]"""
     for i, (block, cache) in enumerate(zip(blocks, caches)):
         x = transformer_block(x, **block, n_head=n_head, cache=cache, hook=within(f"blocks.{i}.", hook))
-    return x[len(x) - n_logits :]
+    return x[len(x) - n_logits :]  # a chunk may have none of them
 
 
 @checked_pass  # the arguments fit each other; a cache if there is none; an exception leaves the cache as it was
-@on_the_cores
+@on_the_cores  # each pass uses them in the way that is fastest now
 def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, hook=None):
     """GPT-2's forward pass: the logits of the token that follows, at each position.
 
@@ -159,11 +159,11 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, *, cache=None, n_logits=None, h
         ValueError: no ids, an id outside the vocabulary, more positions than the context or the cache has, sizes that
             do not fit the model, or a cache that another pass is using.
     """
-    positions = cache.length + np.arange(len(inputs))
+    positions = cache.length + np.arange(len(inputs))  # after those in the cache
     x = hook("embed", wte[inputs]) + hook("pos_embed", wpe[positions])  # [n_seq, n_embd]
     x = layers(x, cache.layers, n_logits, blocks, n_head, hook)  # [n_seq, n_embd] -> [n_logits, n_embd]
     x = layer_norm(x, **ln_f, hook=within("ln_final.", hook))
-    return hook("logits", matmul(x, wte.T))  # [n_logits, n_embd] -> [n_logits, n_vocab]
+    return hook("logits", matmul(x, wte.T))  # by the embedding again: [n_logits, n_embd] -> [n_logits, n_vocab]
 
 
 # --- generation ---------------------------------------------------------------------------------
@@ -194,8 +194,7 @@ def generate(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_head:
         n_tokens_to_generate: how many, at least 1; the prompt and the new tokens together must fit the context.
         temperature, top_k, top_p, seed: how each token is chosen, by default greedily: `generation.sampling.Sampling`.
         stop_id: stop when the model chooses this id, which is not returned.
-        lookup: let greedy decoding guess ahead where the text repeats itself (`generation.prompt_lookup`): the ids are
-            the same.
+        lookup: guess ahead where the text repeats itself (`generation.prompt_lookup`), if greedy; the ids are the same.
         hook: as in `gpt2`, called in each pass.
 
     Returns:

@@ -47,7 +47,11 @@ def download(url: str, path: Path, *, sha256: str | None = None, length: int | N
         OSError: the server refuses the file or sends something else, or the file cannot be written.
     """
     partial = Partial(path)
-    version = _fetch(url, partial, length, max_length)
+    try:
+        version = _fetch(url, partial, length, max_length)
+    except KeyboardInterrupt:
+        logger.warning(f"{path.name}: {KEPT}")
+        raise
     try:
         _verify(partial.path, version, sha256, length, check)
     except ValueError as error:
