@@ -1,9 +1,7 @@
 """How fast is it, next to the engines that people would pick instead? One command answers:
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/run.py            # a quarter of an hour; writes RESULTS.md and two plots beside this file
-    python benchmarks/run.py --quick    # seconds, a tiny model: does everything still run?
-    python benchmarks/run.py --sizes    # also the four official sizes (20 GB of disk, 14 GB of memory)
+    python benchmarks/run.py            # a quarter of an hour; --help lists the options
 
 All engines run the same random weights of the 124M's shapes in float32, each in a process of its own, one after the
 other in rounds, so that a drift of the machine's speed meets them all. Figures are medians over the rounds; ratios are
@@ -21,11 +19,18 @@ sys.path.insert(0, str(HERE))
 from engines import ROOT  # noqa: E402
 from passes import beside_busy_processes, few_rows, generation, growth, looking_up  # noqa: E402
 from report import machine, plot_cores, plot_prompts  # noqa: E402
-from start import make_random_model, sizes, start  # noqa: E402
+from start import make_random_model, official_sizes, start  # noqa: E402
 from tokenizer import tokenizer  # noqa: E402
 
 
-def main(quick=False, all_sizes=False, keep_environment=False):
+def main(*, quick: bool = False, sizes: bool = False, keep_environment: bool = False) -> None:
+    """Measure everything, and write RESULTS.md and two plots beside this file.
+
+    Args:
+        quick: a tiny model, in seconds, and nothing is written: does everything still run?
+        sizes: also the four official sizes (20 GB of disk, 14 GB of memory).
+        keep_environment: keep the variables that limit NumPy's BLAS to an older processor's instructions.
+    """
     bound = {name: os.environ[name] for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ}
     if bound and not keep_environment:  # NumPy is loaded with them already: begin again without
         free = {key: value for key, value in os.environ.items() if key not in bound}
@@ -47,8 +52,8 @@ def main(quick=False, all_sizes=False, keep_environment=False):
         made, prompts, cores = generation(folder, quick)
         tables = made + beside_busy_processes(folder, quick) + few_rows(folder, quick) + growth(folder, quick) + tables
         tables += tokenizer(folder, quick) + looking_up(folder, quick)
-        if all_sizes:
-            tables += sizes(models_dir)
+        if sizes:
+            tables += official_sizes(models_dir)
         if not quick:
             suffix = "_environment" if bound else ""
             lines = "\n\n".join(["\n".join(head), *("\n".join(table.lines) for table in tables)])
@@ -58,8 +63,6 @@ def main(quick=False, all_sizes=False, keep_environment=False):
 
 
 if __name__ == "__main__":
-    unknown = set(sys.argv[1:]) - {"--quick", "--sizes", "--keep_environment"}
-    if unknown:
-        sys.exit(f"error: unknown option {', '.join(sorted(unknown))}: the options are --quick, --sizes, "
-                 "--keep_environment")
-    main(*(option in sys.argv for option in ("--quick", "--sizes", "--keep_environment")))
+    from cli.terminal import run_command_line
+
+    run_command_line(main)

@@ -106,7 +106,7 @@ def copied(path):
         copy.unlink()
 
 
-def sizes(models_dir):
+def official_sizes(models_dir):
     """The four official sizes: decoding against the products alone, peak memory, conversion."""
     table = Table("The four official sizes", "", "", "target")
     for size in ("124M", "355M", "774M", "1558M"):

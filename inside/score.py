@@ -139,8 +139,8 @@ def table_score(result, *, each: bool | None = None, base: str | None = None) ->
         rows = [[word.word, cell, str(word.n_tokens)] for word, cell in zip(result.words, surprisals)]
         listed.append(Table("<>>", ["word", f"surprisal in {unit}", "tokens"], rows))
     totals = [["tokens", f"{n:,}"], ["bytes", f"{result.n_bytes:,}"],
-              [f"total {name}", f"{result.total / log_unit:.3f}"],
-              ["total in bits", f"{-result.total / math.log(2):.3f}"],
+              [f"total {name}", f"{result.total / log_unit:,.3f}"],
+              ["total in bits", f"{-result.total / math.log(2):,.3f}"],
               ["bits per byte", f"{result.bits_per_byte:.4f}"], ["perplexity", f"{result.perplexity:,.3f}"]]
     return [*listed, Table("<>", None, totals)]
 
