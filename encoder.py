@@ -5,8 +5,6 @@ It gives the same ids as `encoder.py` in https://github.com/openai/gpt-2 for eve
 token per byte. Then merge the earliest-learned pair of neighbours until no learned pair is left (Sennrich et al.,
 https://arxiv.org/abs/1508.07909). Since it starts from bytes, no text is out of vocabulary.
 """
-from __future__ import annotations
-
 import codecs
 import functools
 import heapq

@@ -11,8 +11,6 @@ The weights are kept beside the checkpoint as one plain NumPy file, which later 
 Downloads, conversions and waits are announced as warnings of Python's `logging`, which prints them to stderr unless it
 is configured otherwise.
 """
-from __future__ import annotations
-
 import errno
 import logging
 import os

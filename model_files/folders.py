@@ -1,6 +1,4 @@
 """Models' folders: found by name, path or Hub name, in OpenAI's layout or in Hugging Face's."""
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,6 +1,4 @@
 """Models from the Hugging Face Hub, in huggingface_hub's cache."""
-from __future__ import annotations
-
 import logging
 import os
 import re

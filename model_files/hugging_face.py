@@ -3,8 +3,6 @@
 What such a folder holds is often not quite GPT-2. Each setting that would change a result is checked before anything is
 computed, and before the weights are downloaded. Nothing pickled (pytorch_model.bin) is ever opened.
 """
-from __future__ import annotations
-
 import json
 import logging
 import math

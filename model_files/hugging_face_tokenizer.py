@@ -2,8 +2,6 @@
 
 tokenizer.json can describe any tokenizer; what is not GPT-2's byte-level BPE is refused by the setting that says so.
 """
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

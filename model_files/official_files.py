@@ -1,6 +1,4 @@
 """OpenAI's layout of a model; the official models' files: their names, their formats, their download."""
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -8,8 +8,6 @@ are the names of tensors, their values BundleEntryProtos. The NAME.data files ho
 The format: tensorflow/core/protobuf/tensor_bundle.proto, tensorflow/core/util/tensor_bundle, and LevelDB's
 doc/table_format.md.
 """
-from __future__ import annotations
-
 import math
 import os
 import struct

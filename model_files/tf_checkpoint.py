@@ -2,8 +2,6 @@
 
 `tensor_bundle` reads what TensorFlow has written since 2017. TensorFlow itself is only imported for the rest.
 """
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

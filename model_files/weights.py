@@ -1,6 +1,4 @@
 """The converted weights: one flat NumPy file in the model's folder, mapped into memory."""
-from __future__ import annotations
-
 import contextlib
 import io
 import logging
