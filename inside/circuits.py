@@ -5,7 +5,6 @@ import numpy as np
 
 from backend.passes import run_on_cores
 from cli.tables import Table
-from cli.terminal import argument_errors
 from generation.checks import check_whole
 from inside.command import check_out, show
 from inside.model import check_model, model_name
@@ -125,7 +124,4 @@ def show_circuits(k: int = 5, *, out: str | None = None, model_size: str | None 
     """
     check_out(out)
     model = load_encoder_hparams_and_params(model_size, models_dir)
-    with argument_errors():
-        result = circuits(model)
-        tables = table_circuits(result, k=k)
-    show(tables, plot_circuits, result, out)
+    show(lambda: circuits(model), plot_circuits, out, k=k)

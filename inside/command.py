@@ -11,7 +11,7 @@ from typing import Any
 
 from cli import text_in
 from cli.arguments import CommandLineError
-from cli.tables import Table, print_tables
+from cli.tables import print_tables
 from cli.terminal import argument_errors, notice
 from inside.pictures import figure_class
 from inside.texts import rows_of
@@ -42,10 +42,7 @@ def print_answer(ask: Callable, plot: Callable, text: str | None, out: str | Non
     check_out(out)
     model = load_encoder_hparams_and_params(model_size, models_dir)
     text = read_text(text, model)
-    with argument_errors():
-        result = ask(text, model, *arguments)
-        tables = result.table(**of_table)
-    show(tables, plot, result, out)
+    show(lambda: ask(text, model, *arguments), plot, out, **of_table)
 
 
 def print_over_texts(ask: Callable, plot: Callable, asked: dict[str, Any], position: int, file: str | None,
@@ -62,9 +59,7 @@ def print_over_texts(ask: Callable, plot: Callable, asked: dict[str, Any], posit
     model = load_encoder_hparams_and_params(model_size, models_dir)
     if not file:
         asked[first] = read_text(asked[first], model)
-    with argument_errors():
-        result = ask(**asked, model=model, **options)
-    show(result.table(), plot, result, out)
+    show(lambda: ask(**asked, model=model, **options), plot, out)
 
 
 def check_out(out: str | None, kind: str = "picture") -> None:
@@ -90,9 +85,12 @@ def check_out(out: str | None, kind: str = "picture") -> None:
         figure_class()
 
 
-def show(tables: Table | list[Table], plot: Callable, result: Any, out: str | None) -> None:
-    """Write what `plot` draws of the result to the file `out`, if there is one; then print the tables, which ends the
-    program if the reader of stdout has gone away. No display is needed."""
+def show(ask: Callable[[], Any], plot: Callable, out: str | None, **of_table: Any) -> None:
+    """Write what `plot` draws of the result of ask() to the file `out`, if there is one; then print its tables, which
+    ends the program if the reader of stdout has gone away. No display is needed."""
+    with argument_errors():
+        result = ask()
+        tables = result.table(**of_table)
     if out is not None:
         figure, data = figure_class()(layout="constrained"), io.BytesIO()
         plot(result, figure)

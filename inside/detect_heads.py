@@ -134,7 +134,4 @@ def show_detect_heads(text: str | None = None, pattern: str | None = None, k: in
         wanted = read_pattern(given(pattern, "pattern"))
     model = load_encoder_hparams_and_params(model_size, models_dir)
     text = read_text(text, model)
-    with argument_errors():
-        result = detect_heads(text, model, wanted)
-        table = table_detect_heads(result, k=k)
-    show(table, plot_detect_heads, result, out)
+    show(lambda: detect_heads(text, model, wanted), plot_detect_heads, out, k=k)

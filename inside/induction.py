@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cli.tables import Table
-from cli.terminal import argument_errors
 from generation.checks import check_whole
 from generation.hooks import Hook
 from inside.command import check_out, show
@@ -83,6 +82,4 @@ def show_induction(n: int = 50, seed: int = 0, *, out: str | None = None, model_
     """
     check_out(out)
     model = load_encoder_hparams_and_params(model_size, models_dir)
-    with argument_errors():
-        result = induction(model, n, seed)
-    show(table_induction(result), plot_induction, result, out)
+    show(lambda: induction(model, n, seed), plot_induction, out)

@@ -83,5 +83,5 @@ def plot_parameters(result: Any, ax: Any = None) -> Any:
 def show_parameters(*, out: str | None = None, model_size: str | None = None, models_dir: str | None = None) -> None:
     """The number of parameters of each part of the model, added up over the layers."""
     check_out(out)
-    result = parameters(load_encoder_hparams_and_params(model_size, models_dir))
-    show(table_parameters(result), plot_parameters, result, out)
+    model = load_encoder_hparams_and_params(model_size, models_dir)
+    show(lambda: parameters(model), plot_parameters, out)

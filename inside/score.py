@@ -195,7 +195,5 @@ def show_score(text: str | None = None, stride: int | None = None, *, file: str 
         check_options(correction, base)
     model = load_encoder_hparams_and_params(model_size, models_dir)
     text = text_in.read_text(text) if file is None else text_in.read_file(file)
-    with argument_errors():
-        result = score(text, model, stride, words=words, correction=correction, split_punctuation=split_punctuation,
-                       entropy=entropy, context=context, bos=bos)
-    show(table_score(result, each=each, base=base), plot_score, result, out)
+    show(lambda: score(text, model, stride, words=words, correction=correction, split_punctuation=split_punctuation,
+                       entropy=entropy, context=context, bos=bos), plot_score, out, each=each, base=base)
