@@ -13,7 +13,7 @@ from cli.arguments import CommandLineError
 from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
 from generation.hooks import Hook
-from inside.command import check_out, read_text
+from inside.command import check_out, read_text, write_whole
 from inside.model import check_model
 from inside.page_data import whole_page
 from inside.tokens import tokens
@@ -33,13 +33,7 @@ class Page:
 
     def save(self, path: str | Path):
         """Write the page to a file, which any browser opens from disk. The file appears when it is whole."""
-        path = Path(path)
-        partial = path.with_name(f"{path.name}.part")
-        try:
-            partial.write_text(self.html, encoding="utf-8", newline="\n")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, self.html.encode("utf-8"))
 
     def _repr_html_(self):
         # A frame keeps the page's style and the notebook's apart; the sandbox keeps its script away from the notebook.

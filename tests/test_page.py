@@ -160,13 +160,14 @@ def test_a_page_that_is_there_is_replaced_only_when_asked(lens_py, tmp_path):
 
 
 def test_a_file_appears_when_it_is_whole(page, tmp_path, monkeypatch):
-    def full(self, data, **options):
-        self.write_bytes(data[:10].encode())
+    def full(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:10])
         raise OSError(28, "No space left on device")
 
     file = tmp_path / "keep.html"
     file.write_text("kept")
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         page.save(file)
     assert file.read_bytes() == b"kept" and list(tmp_path.iterdir()) == [file]
