@@ -6,8 +6,11 @@ import shutil
 import textwrap
 from collections.abc import Callable
 
-COMMON = {  # parameters that mean the same in several programs; a function's docstring takes precedence
+COMMON = {  # parameters that mean the same in several commands; a function's docstring takes precedence
     "text": 'the text; "" begins a new text; without one, stdin is read, or you are asked for it',
+    "clean": "the first text; without one, stdin is read, or you are asked for it",
+    "corrupted": "the second text; it must have the same number of tokens",
+    "position": "the token after which the answer comes, from 0; -1 is the last one",
     "out": "a file for the picture, .png, .pdf or .svg",
     "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, a folder in models_dir, a path such as ./mine, "
                   "or owner/name on the Hugging Face Hub",

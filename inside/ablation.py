@@ -106,7 +106,6 @@ def show_ablation(text: str | None = None, answer: str | None = None, what: str 
             "#417".
         what: z takes out each head; attn_out or mlp_out each layer's attention or feed-forward network.
         by: zero puts zeros in the place of the output, mean its mean over the position and those before it.
-        position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns text and answer (and position): the mean over its rows.
     """
     texts = {"text": text, "answer": answer}

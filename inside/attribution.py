@@ -114,7 +114,6 @@ def show_attribution(text: str | None = None, answer: str | None = None, wrong: 
         answer: the token whose logit is explained: its text, with its space if it has one, or its id, as "#417".
         wrong: another token: what is explained is then the answer's logit minus this one's.
         heads: split attention into its heads and its bias.
-        position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns text and answer (and wrong, position): the mean over its rows.
     """
     texts = {"text": text, "answer": answer, "wrong": wrong}

@@ -1,7 +1,7 @@
 """What the commands of lens.py have in common: the text they ask about, what they refuse, the picture.
 
 A command is a function `show_...` with the options of the terminal as its parameters; its docstring is its help. What
-`text`, `out`, `model_size` and `models_dir` mean is the same for all and said once, in `cli.help.COMMON`.
+an option means that several commands have (`text`, `out`, `position`, ...) is said once, in `cli.help.COMMON`.
 """
 import io
 import os

@@ -171,14 +171,11 @@ def show_patching(clean: str | None = None, corrupted: str | None = None, answer
     """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
 
     Args:
-        clean: the first text; without one, stdin is read, or you are asked for it.
-        corrupted: the second text; it must have the same number of tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417". The
             metric is its logit at the end of the text.
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         at: resid_pre, attn_out, mlp_out: one position of one layer; z, q, k, v, pattern: one head at all positions.
         by_position: patch single positions of heads.
-        position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
     texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}

@@ -87,13 +87,10 @@ def show_path_patching(clean: str | None = None, corrupted: str | None = None, a
     """How much of a clean text's answer each head brings back on the path through one other head.
 
     Args:
-        clean: the first text; without one, stdin is read, or you are asked for it.
-        corrupted: the second text; it must have the same number of tokens.
         answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417".
         wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         receiver: the queries (q), keys (k) or values (v) of a head, as blocks.3.attn.q.2 for head 2 of layer 3; or
             logits.
-        position: the token after which the answer comes, from 0; -1 is the last one.
         file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
     texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}

@@ -85,6 +85,5 @@ def show_saliency(text: str | None = None, answer: str | None = None, wrong: str
         answer: the token to explain: its text, with its space if it has one, or its id, as "#417"; by default the
             model's likeliest.
         wrong: another token: what is explained is then the answer's logit minus this one's.
-        position: the token after which the answer comes, from 0; -1 is the last one.
     """
     print_answer(saliency, plot_saliency, text, out, model_size, models_dir, answer, wrong, position)
