@@ -100,7 +100,7 @@ class Source:
             if getattr(error, "filename", None):
                 raise
             raise OSError(f"{path}: {error}") from None
-        except (ValueError, csv.Error) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def rows(self) -> Iterator[Row]:
@@ -203,8 +203,7 @@ def depth_of(value):
 
 
 def read_csv(file):
-    text, reader = csv_reader(file)
-    try:
+    with csv_reader(file) as reader:
         columns = csv_columns(reader)
         for fields in reader:
             if not fields:  # an empty line: a text in a table of one column, else nothing
@@ -216,19 +215,22 @@ def read_csv(file):
             wrong = len(fields) != len(columns)
             yield Row(values, f"line {reader.line_num} has {len(fields)} fields where the header has {len(columns)}"
                       if wrong else None)
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from None
-    finally:
-        text.detach()
 
 
 NUL = "\udc00"  # stands for it in Python 3.10, whose csv module refuses it; surrogateescape makes no such character
 
 
+@contextlib.contextmanager
 def csv_reader(file):
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     some = (line.replace("\0", NUL) for line in text)
-    return text, csv.reader(some, strict=True)  # strict: a quote that does not end would swallow the rows after it
+    reader = csv.reader(some, strict=True)  # strict: a quote that does not end would swallow the rows after it
+    try:
+        yield reader
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    finally:
+        text.detach()
 
 
 def csv_columns(reader):
@@ -247,13 +249,8 @@ def check_names(columns):
 
 
 def csv_schema(file):
-    text, reader = csv_reader(file)
-    try:
+    with csv_reader(file) as reader:
         return csv_columns(reader)
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from None
-    finally:
-        text.detach()
 
 
 def read_parquet(file):
