@@ -28,7 +28,6 @@ MOST_KEPT = 50_000  # predictions of the logit lens that are kept
 MOST_ROWS = 768  # of the logit lens, over all layers: with the 124M's 12 those of 64 tokens
 MOST_WORK = 10**9  # multiplications for the logit lens before it is shown: with the 124M those of 2 tokens
 MOST_RUNS = 300  # that `measure` makes: those of the 124M take some seconds
-STEPS = ("likeliest", "sample", "back")
 
 
 class Asked(NamedTuple):
@@ -36,7 +35,7 @@ class Asked(NamedTuple):
 
     text: str | None = None  # what was typed; or
     ids: Sequence[int] = ()  # the tokens, where nothing was typed since
-    steps: Sequence[str | int] = ()  # then: STEPS, or the ids of tokens to append
+    steps: Sequence[str | int] = ()  # then: "likeliest", "sample" or "back", or the ids of tokens to append
     temperature: float = 1
     token: int | None = None  # the last one
     head: Sequence[int] | None = None  # layer and head; the one where the token looks most decidedly

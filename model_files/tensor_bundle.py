@@ -22,7 +22,6 @@ MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 TRAILER = 5  # bytes behind a block: its compression, its CRC-32C
 MAX_INDEX = 2**24  # bytes; that of the 1558M has 20,000
 VARINT, BYTES, FIXED32, FIXED64 = 0, 2, 5, 1  # protobuf's wire types
-FLOAT32 = 1  # in tensorflow/core/framework/types.proto
 
 
 class Unsupported(Exception):
@@ -78,7 +77,7 @@ def read_index(prefix: Path) -> dict[str, Entry]:
 
 
 def read_tensor(entry: Entry) -> np.ndarray:
-    """The tensor of an entry whose dtype is FLOAT32: a float32 array. ValueError if it is damaged."""
+    """The tensor of an entry of float32 numbers. ValueError if it is damaged."""
     n_values = math.prod(entry.shape)
     if entry.size != 4 * n_values:
         raise ValueError(f"it has {entry.size:,} bytes, but its shape is {list(entry.shape)}")

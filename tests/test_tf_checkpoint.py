@@ -237,7 +237,7 @@ def read_by_both(tf, folder):
     prefix, ours, theirs = folder / "model.ckpt", {}, {}
     with contextlib.suppress(ValueError):
         for name, entry in tensor_bundle.read_index(prefix).items():
-            if entry.dtype == tensor_bundle.FLOAT32:
+            if entry.dtype == tf.float32.as_datatype_enum:
                 with contextlib.suppress(ValueError):
                     ours[name] = entry.shape, tensor_bundle.read_tensor(entry).tobytes()
     errors = tf.errors.OpError, RuntimeError, IndexError, ValueError
