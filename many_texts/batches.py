@@ -216,21 +216,6 @@ def running(texts: list[Continuation], make_cache: Callable[[int], KVCache], max
 # --- score --------------------------------------------------------------------------------------
 
 
-def log_probs(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, first_id: int,
-              stride: int | None = None) -> list[np.ndarray]:
-    """The natural logarithm of each token's probability after the tokens before it.
-
-    Args:
-        texts: the ids of each text, none of them empty.
-        params, n_head, stride: as in `measured`.
-        first_id: what stands before each text, <|endoftext|>, from which its first token is predicted.
-
-    Returns:
-        list of float64 [n_seq], one for each text.
-    """
-    return measured([[first_id, *ids] for ids in texts], params, n_head, log_prob_of, stride=stride)
-
-
 def measured(texts: Sequence[Sequence[int] | np.ndarray], params: dict[str, Any], n_head: int, measure: Callable, *,
              n_read: Sequence[int] | None = None, stride: int | None = None, hook: Hook | None = None,
              report: Callable[[int], object] = lambda n: None) -> list[np.ndarray]:

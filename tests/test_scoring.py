@@ -11,7 +11,7 @@ from helpers import BUNDLED, MODELS, TEXT, random_model, read_json
 from encoder import AddedToken, Encoder, bytes_to_unicode
 from lens import score
 from many_texts import run, surprisal, work
-from many_texts.batches import log_probs, measure, measured
+from many_texts.batches import log_prob_of, measure, measured
 from many_texts.surprisal import END, WHITESPACE, encode_after, score_texts
 from many_texts.tables import Row
 
@@ -23,6 +23,11 @@ LONG = "".join(f"ROMEO:\nIt is the {n}th night.\n\n" for n in range(40))
 def surprisals(text, model, unit=1.0, **options):
     """Of each word, in bits, or in nats with unit=math.log(2)."""
     return [word.surprisal * unit for word in score(text, model, words=True, **options).words]
+
+
+def log_probs(texts, model, first_id):
+    """Of each token of each text, after first_id: natural logarithms."""
+    return measured([[first_id, *ids] for ids in texts], model.params, model.n_head, log_prob_of)
 
 
 # --- tokens ---
@@ -54,15 +59,15 @@ def test_log_probs_are_those_of_openais_logits(tiny):
         logits = expected[f"logits_{i}"].astype(np.float64)[:-1]
         right = logits[np.arange(len(ids) - 1), ids[1:]] - np.log(np.exp(logits).sum(-1))
         if len(ids) > 1:
-            np.testing.assert_allclose(log_probs([ids[1:]], model.params, 4, ids[0])[0], right, atol=1e-4)
+            np.testing.assert_allclose(log_probs([ids[1:]], model, ids[0])[0], right, atol=1e-4)
 
 
 def test_texts_that_share_their_logits_get_their_own():
     model, rng = random_model(n_ctx=200), np.random.default_rng(0)
     texts = [rng.integers(0, 211, n).tolist() for n in (1, 3, 300, 60, 64, 1, 1, 127, 129, 2)]  # 128 logits at a time
-    together = log_probs(texts, model.params, 4, 0)
+    together = log_probs(texts, model, 0)
     for text, one in zip(texts, together, strict=True):
-        np.testing.assert_allclose(one, log_probs([text], model.params, 4, 0)[0], atol=1e-4)
+        np.testing.assert_allclose(one, log_probs([text], model, 0)[0], atol=1e-4)
 
 
 def test_entropy_is_that_of_the_distribution_before_each_token(shakespeare):
@@ -90,7 +95,7 @@ def test_entropy_is_that_of_the_distribution_before_each_token(shakespeare):
 def test_without_bos_the_first_token_is_not_scored(shakespeare):
     ids = shakespeare.encode(TEXT)
     result = score(TEXT, shakespeare, bos=False, words=True, entropy=True)
-    np.testing.assert_allclose(result.log_probs[1:], log_probs([ids[1:]], shakespeare.params, 6, ids[0])[0], atol=1e-5)
+    np.testing.assert_allclose(result.log_probs[1:], log_probs([ids[1:]], shakespeare, ids[0])[0], atol=1e-5)
     assert [math.isnan(x) for x in (result.log_probs[0], result.entropies[0], result.words[0].surprisal)] == [True] * 3
     assert result.total == pytest.approx(result.log_probs[1:].sum())
     assert result.n_bytes == len(TEXT) - len(shakespeare.encoder.token_bytes(ids[0]))

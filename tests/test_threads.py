@@ -569,12 +569,12 @@ def test_the_environment_bounds_the_number_of_cores(variable):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep freed memory")
-@pytest.mark.parametrize("work", ["log_probs([list(range(200))] * 4, params, n_head, 0)",
+@pytest.mark.parametrize("work", ["measured([list(range(201))] * 4, params, n_head, measure)",
                                   "generate_batch([list(range(200))] * 4, params, n_head, 2)"])
 def test_batches_keep_freed_memory_where_the_environment_hands_it_back(work):
     script = f"""
 import resource
-from many_texts.batches import generate_batch, log_probs
+from many_texts.batches import generate_batch, measure, measured
 from utils import load_encoder_hparams_and_params
 _, hparams, params = load_encoder_hparams_and_params("shakespeare")
 n_head, faults = hparams["n_head"], []

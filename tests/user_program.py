@@ -6,7 +6,7 @@ from encoder import Encoder, get_encoder
 from generation.kv_cache import KVCache
 from generation.sampling import Sampling
 from gpt2 import generate, generate_stream, gpt2
-from many_texts.batches import generate_batch, log_probs
+from many_texts.batches import generate_batch
 from utils import available_models, download_gpt2_files, load_encoder_hparams_and_params, load_hparams
 
 
@@ -26,13 +26,12 @@ def program() -> None:
     new_ids = [*generate_stream(ids, params, n_head, 5), *model.generate(ids, 5, top_k=3, temperature=1.0)]
     text: str = encoder.decode(new_ids) + model.decode(new_ids)
     batch: list[list[int]] = generate_batch([ids], params, n_head, 5)
-    scores: list[np.ndarray] = log_probs([ids], params, n_head, encoder.new_text()[0])
     p: np.ndarray = Sampling(temperature=1).probabilities(logits[-1])
     other: Encoder = get_encoder("shakespeare", "models")
     names: list[str] = available_models()
     sizes: dict[str, int] = load_hparams("models/shakespeare")
     download_gpt2_files("124M", "models/124M")
-    print(text, batch, scores, p, other, names, sizes)
+    print(text, batch, p, other, names, sizes)
     lens.plot_next_tokens(lens.next_tokens(text, model, k=3))
     lens.plot_tokens(lens.tokens(text, model))
     lens.plot_attention(lens.attention(ids, model, layer=1, head=5))
