@@ -13,12 +13,8 @@ const AT_THE_END = { token: null, key: null, explained: null, patches: [] }; // 
 const post = (name, body) => fetch(name, { method: "POST", body: JSON.stringify(body) });
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// What a request holds of a state.
-function request({ text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view,
-  explained, saliency, opened }) {
-  return { text, ids, steps, temperature, token, head, out, other, patches, answer, wrong, view, explained, saliency,
-    opened };
-}
+// What a request holds of a state: all that is not for this page alone.
+const request = ({ pointed, key, ...asked }) => asked;
 
 async function ask(fields) {
   Object.assign(wanted, fields);
