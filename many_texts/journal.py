@@ -111,13 +111,11 @@ class Journal:
 
     def __getitem__(self, place: int) -> list[Result]:
         _, offset, length = self.blocks[place]
-        os.lseek(self.file, offset, os.SEEK_SET)
-        data = b""
-        while len(data) < length:
-            part = os.read(self.file, length - len(data))
-            if not part:
-                raise OSError(f"{self.path} became shorter while it was in use")
-            data += part
+        with open(self.file, "rb", closefd=False) as file:
+            file.seek(offset)
+            data = file.read(length)
+        if len(data) < length:
+            raise OSError(f"{self.path} became shorter while it was in use")
         return json.loads(data)
 
     def close(self) -> None:
