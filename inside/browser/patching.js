@@ -61,8 +61,7 @@ function buildPlaces(table) {
       element("td", {}, element("button", { type: "button", class: "place", "data-layer": layer, "data-at": at,
         "aria-label": `layer ${layer}, ${tokenName(at)}` }))));
   }));
-  const buttons = [...table.querySelectorAll("button")];
-  onlyStop(buttons, 0);
+  onlyStop([...table.querySelectorAll("button")], 0);
 }
 
 function listenToPatching() {
