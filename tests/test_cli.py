@@ -156,8 +156,6 @@ def test_help(run):
     (["x", "--model_size", ""], 1, "'' is not a model's name"),
     (["x", "-n", "0"], 2, "n_tokens_to_generate must be a whole number, at least 1, not 0"),
     (["x", "-n", "-4"], 2, "n_tokens_to_generate must be a whole number, at least 1, not -4"),
-    (["x", "-n", "many"], 2, "n_tokens_to_generate must be a whole number, not 'many'"),
-    (["x", "-n", "1.5"], 2, "n_tokens_to_generate must be a whole number, not '1.5'"),
     (["x", "-n", "256"], 2, "1 tokens and 256 new ones make 257, more than the context of 256"),
     (["x", "-n", "1" + 400 * "0"], 2, "n_tokens_to_generate must be a whole number from 1 to 256"),
     (["x " * 300, "1"], 2, "more than the context of 256"),
@@ -170,7 +168,6 @@ def test_help(run):
     (["x", "-t1", "--top_k", "1025"], 2, "top_k must be a whole number from 1 to 1024"),
     (["x", "-t1", "--top_p", "0"], 2, "top_p must be a number above 0 and at most 1, not 0"),
     (["x", "-t1", "--top_p", "1.01"], 2, "top_p must be a number above 0 and at most 1, not 1.01"),
-    (["x", "-t1", "--seed", "one"], 2, "seed must be a whole number, not 'one'"),
     (["x", "-t1", "--seed", "-1"], 2, "seed must be a whole number, at least 0, not -1"),
     (["x", "-t1", "--n_samples", "0"], 2, "n_samples must be a whole number, at least 1, not 0"),
     (["x", "--seed", "1"], 2, "seed = 1 makes no difference at temperature 0"),
@@ -180,13 +177,7 @@ def test_help(run):
     (["x", "--stop", ""], 2, "stop is empty"),
     (["x", "--json", "--echo"], 2, "echo makes no difference with json"),
     (["x", "--model", "124M"], 2, "unknown option '--model' (did you mean --model_size or --models_dir?)"),
-    (["x", "--temp", "1"], 2, "unknown option '--temp' (did you mean --temperature?)"),
-    (["x", "--temprature", "1"], 2, "unknown option '--temprature' (did you mean --temperature?)"),
     (["x", "--nsamples", "1"], 2, "unknown option '--nsamples' (did you mean --n_samples?)"),
-    (["x", "5", "--n_tokens_to_generate", "7"], 2, "n_tokens_to_generate is given twice: '7' and '5'"),
-    (["x", "--prompt", "y"], 2, "prompt is given twice: 'y' and 'x'"),
-    (["two", "words"], 2, "n_tokens_to_generate must be a whole number, not 'words'; a text of several words goes in"),
-    (["--dash", "5"], 2, "unknown option '--dash'; --help lists them all; a text that begins with a dash goes after"),
 ])
 def test_bad_command_lines(main, arguments, status, message):
     code, stdout, stderr = main(*arguments)
