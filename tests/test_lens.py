@@ -171,12 +171,13 @@ def test_bad_commands_are_one_line(lens_py, arguments, status, message):
     assert message in result.stderr and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
-def test_a_picture_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
+@pytest.mark.parametrize("command, name", [(["tokens"], "a.png"), (["page", "--overwrite"], "a.html")])
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path, monkeypatch, command, name):
+    path = tmp_path / name
     path.write_bytes(b"old")
     write = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: [write(self, data[:9]), os.fsync(-1)])
-    result = lens_py("tokens", "x", *BUNDLED, "--out", str(path))
+    result = lens_py(*command, "x", *BUNDLED, "--out", str(path))
     assert result.returncode == 1 and result.stderr.startswith("error: ")
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
 

@@ -159,20 +159,6 @@ def test_a_page_that_is_there_is_replaced_only_when_asked(lens_py, tmp_path):
     assert file.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_a_file_appears_when_it_is_whole(page, tmp_path, monkeypatch):
-    def full(self, data):
-        with open(self, "wb") as file:
-            file.write(data[:10])
-        raise OSError(28, "No space left on device")
-
-    file = tmp_path / "keep.html"
-    file.write_text("kept")
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        page.save(file)
-    assert file.read_bytes() == b"kept" and list(tmp_path.iterdir()) == [file]
-
-
 def test_a_program_without_a_terminal_makes_the_same_page(page, shakespeare, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
     assert lens.page(TEXT, shakespeare).html == page.html
