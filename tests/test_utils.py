@@ -217,20 +217,12 @@ def test_a_models_dir_that_does_not_exist_is_announced(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("name", ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model.ckpt.index",
                                   "model.ckpt.data-00000-of-00001"])
-def test_a_missing_file_is_named(folder, name):
+def test_a_missing_file_is_named_and_so_is_a_named_pipe_in_its_place(folder, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
-        load_encoder_hparams_and_params("mine", folder.parent)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
-@pytest.mark.parametrize("name", ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", "model.ckpt.index",
-                                  "model.ckpt.data-00000-of-00001"])
-def test_a_named_pipe_counts_as_missing(folder, name):
-    (folder / name).unlink()
-    os.mkfifo(folder / name)
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
-        load_encoder_hparams_and_params("mine", folder.parent)
+    for in_its_place in (lambda path: None, getattr(os, "mkfifo", lambda path: None)):  # Windows has no named pipes
+        in_its_place(folder / name)
+        with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+            load_encoder_hparams_and_params("mine", folder.parent)
 
 
 def test_a_fine_tuned_models_own_checkpoint_name(folder):
