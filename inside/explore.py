@@ -94,7 +94,7 @@ class Explorer:
     Args:
         model: as in `tokens`, with a tokenizer.
         k: how many tokens to list as the likeliest.
-        rng: a np.random.Generator, which samples.
+        rng: np.random.Generator for sampled tokens.
     """
 
     def __init__(self, model, k: int = 10, rng: np.random.Generator | None = None):

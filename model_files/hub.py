@@ -18,8 +18,8 @@ def cached(name: str) -> Path:
     """The folder in huggingface_hub's cache that a model of the Hub has, or would have; it need not be there.
 
     The Hub is not asked: what was downloaded once is used as it is, until the cache learns of a newer version, as from
-    `hf download owner/name config.json`. The converted weights go into it as
-    well, so that `hf cache` shows and removes all of a model.
+    `hf download owner/name config.json`. The converted weights go into it as well, so that `hf cache` shows and removes
+    all of a model.
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -46,7 +46,7 @@ def program() -> None:
     lens.plot_induction(lens.induction(model, n=20))
     lens.plot_detect_heads(lens.detect_heads(text, model, "previous"))
     lens.plot_patching(lens.attribution_patching(text, ids, model, " C", at="z"))
-    lens.plot_patching(lens.path_patching(text, ids, model, " C", receiver="1.5.q"))
+    lens.plot_patching(lens.path_patching(text, ids, model, " C", receiver="blocks.1.attn.q.5"))
     lens.plot_circuits(lens.circuits(model))
     lens.plot_neighbours(lens.neighbours("king - he + she", model))
     lens.plot_parameters(lens.parameters(model))
