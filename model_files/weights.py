@@ -3,7 +3,6 @@ import contextlib
 import io
 import logging
 import math
-import mmap
 import os
 import re
 import sys
@@ -106,10 +105,9 @@ def mapped(path: Path, shapes: Shapes) -> Tensors | None:
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if file.read(len(head)) != head:
                 return None
-            data = mmap.mmap(file.fileno(), len(head) + 4 * n_values, access=mmap.ACCESS_COPY)
+            flat = np.asarray(np.memmap(file, np.float32, "c", len(head), (n_values,)))
     except (OSError, ValueError, OverflowError):  # the last two: the file is shorter than its head says
         return None
-    flat = np.frombuffer(data, np.float32, n_values, len(head))
 
     def slices() -> Iterator[tuple[str, np.ndarray]]:
         start = 0
