@@ -437,7 +437,7 @@ def test_everything_works_with_the_keyboard(browser, shakespeare):
     browser.press("END", "ARROW_RIGHT", "ARROW_DOWN")
     assert browser.focused()[2] == "layer 5, head 5"
     browser.press("TAB", "ENTER")  # the opened weight
-    assert browser.one("#weight-body").is_displayed()
+    wait_for(browser.one("#weight-body").is_displayed)  # the browser says later that it is open, and it is filled then
     browser.js("document.getElementById('tab-attention').focus()")
     browser.press("ARROW_LEFT", "TAB", "SPACE")
     assert browser.focused()[0] == "saliency" and "·C" in browser.text("#strip-says")

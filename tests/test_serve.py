@@ -632,6 +632,7 @@ def test_a_saved_page_is_the_page_of_what_is_shown(browser, driver, tmp_path, sh
     browser.part("layer 1, head 5").click()
     browser.all(".chip")[9].click()
     settled(browser)
+    wait_for(lambda: browser.js("Boolean(data.effects) && !data.effects.stale"))  # the last request of this page
     browser.one("#save").click()
     file = tmp_path / "page.html"
     wait_for(file.exists)
