@@ -5,8 +5,8 @@ A program is a function, or a dict of functions by the names of its commands. Ea
 converted: str stays as typed (`123` and `None` are prompts), int and float must be numbers, a bool needs no value
 (`--echo`, `--noecho`, `--echo False`).
 
-Fire converts the values and calls the function. What it would misread is sorted out first, and all options are known
-before anything runs: a text may begin with a dash ("-like this", "-ing", "-5") as long as it does not look like an
+Fire converts the values and binds them to the function. What it would misread is sorted out first, and all options are
+known before anything runs: a text may begin with a dash ("-like this", "-ing", "-5") as long as it does not look like an
 option (`--word`, `-x`). After `--` everything is text, and so is TEXT in `--prompt=TEXT`. `-` stands for stdin.
 """
 import functools

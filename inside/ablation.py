@@ -62,6 +62,9 @@ def ablation(text: str | Sequence[int], model: Model, answer: str | int, what: s
     ids, watched = tokens_up_to(text, model, position).ids, answer_of(model, answer)
     heads: list[int | None] = list(range(model.n_head)) if what == "z" else [None]
     if isinstance(by, Mapping):
+        for name in (block_name(layer, what) for layer in range(model.n_layer)):
+            if name not in by:
+                raise ValueError(f"by has no values for {name}: each layer needs its own")
         take_out = lambda layer, head, what: mean(layer, head, what, by[block_name(layer, what)])
     else:
         check_choice("by", by, ("zero", "mean"))

@@ -33,7 +33,8 @@ def attribution(text: str | Sequence[int], model: Model, answer: str | int, wron
     The residual stream is a sum: the embeddings, and what attention and the feed-forward network of each layer add to
     it. The logit is linear in that sum once the last norm's scale is frozen as it was computed, so each part has its
     share: direct logit attribution (Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021,
-    https://transformer-circuits.pub/2021/framework). The shares add up to the logit, or to the difference of the two.
+    https://transformer-circuits.pub/2021/framework). The shares add up to the logit, or to the difference of the two;
+    where a hook changes the stream itself, what is missing is a part of its own, hook.
     They are those of TransformerLens's decompose_resid, stack_head_results and logit_attrs, with the last norm's gain
     applied to each part and its bias a part of its own, ln_f.b.
 
@@ -63,7 +64,8 @@ def attribution(text: str | Sequence[int], model: Model, answer: str | int, wron
         raise TypeError(f"heads must be True or False, not {heads!r}")
     ids, watched = tokens_up_to(text, model, position).ids, answer_of(model, answer, wrong)
     part = "result" if heads else "attn_out"
-    seen = record(["embed", "pos_embed", f"blocks.*.{'attn.' if heads else ''}{part}", "*.mlp_out", "ln_final.scale"])
+    seen = record(["embed", "pos_embed", f"blocks.*.{'attn.' if heads else ''}{part}", "*.mlp_out", "ln_final.scale",
+                   "logits"])
     model.logits(ids, n_logits=1, hook=compose(hook, seen))
 
     parts = {name: seen[name][-1] for name in ("embed", "pos_embed")}  # each [n_embd]
@@ -81,7 +83,11 @@ def attribution(text: str | Sequence[int], model: Model, answer: str | int, wron
     stack = np.array(list(parts.values()), dtype=np.float64)  # [n_part, n_embd]
     centred = stack - stack.mean(axis=-1, keepdims=True)
     values = centred / seen["ln_final.scale"][-1] @ (ln_f["g"] * direction)  # [n_part, n_embd] @ [n_embd] -> [n_part]
-    return with_title(Attribution([*parts, "ln_f.b"], np.append(values, ln_f["b"] @ direction)),
+    values = np.append(values, ln_f["b"] @ direction)
+    names = [*parts, "ln_f.b"]
+    if hook is not None:
+        names, values = [*names, "hook"], np.append(values, watched.logit(seen["logits"]) - values.sum())
+    return with_title(Attribution(names, values),
                       f"{model_name(model)}: what adds to the logit of {watched.named} after "
                       f"{quote(ids, model.encoder)}", f"logit of {watched.named}")
 

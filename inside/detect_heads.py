@@ -7,6 +7,7 @@ import numpy as np
 
 from cli.tables import Table
 from cli.terminal import argument_errors
+from generation.checks import check_whole
 from generation.hooks import Hook
 from inside.command import check_out, given, read_text, show
 from inside.interventions import compose, record
@@ -98,6 +99,7 @@ def scores_of(ids, model: Model, *patterns: np.ndarray, hook: Hook | None = None
 @table_of(HeadScores)
 def table_detect_heads(result, *, k: int = 10) -> Table:
     """`HeadScores` as a table: the k heads that fit best, the best first."""
+    check_whole("k", k, 1, 10**6, "any number of them")
     heads = sorted(np.ndindex(*result.scores.shape), key=lambda place: -result.scores[place])
     return Table(">>>", ["layer", "head", result.pattern],
                  [[*map(str, place), with_error(result, place, 3, "")] for place in heads[:k]])
@@ -116,6 +118,8 @@ def read_pattern(pattern: str) -> str | np.ndarray:
         raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, or a .csv or .npy file, not {pattern!r}")
     if not Path(pattern).exists():
         raise FileNotFoundError(f"{pattern}: there is no such file")
+    if not Path(pattern).stat().st_size:
+        raise ValueError(f"{pattern} is empty: it should have a row of weights for each token")
     return np.load(pattern, allow_pickle=False) if ending == ".npy" else np.loadtxt(pattern, delimiter=",", ndmin=2)
 
 

@@ -175,7 +175,7 @@ class Explorer:
             return {"places": page_data.rounded(fractions.reshape(n_layer, -1), 3)}
         if state.view == "layers":
             lens = self._lens(ids, changes, state.token)
-            while [] in lens["ids"][0]:
+            while any([] in layer for layer in lens["ids"]):
                 if interrupted():
                     raise Interrupted
                 lens = self._lens(ids, changes, state.token)
@@ -231,7 +231,7 @@ class Explorer:
     def _decided_head(self, ids, changes, token):
         """The head in which a token looks most at a single one, beside itself and the first, where idle heads look."""
         patterns = self.patterns(ids, changes)
-        row = min(token, patterns[0].shape[1] - 1)
+        row = token // -(-len(ids) // SMALL)  # in `small` patterns
         most = np.array([pattern[:, row, 1:row].max(axis=-1, initial=0) for pattern in patterns])  # [n_layer, n_head]
         layer, head = np.unravel_index(np.argmax(most), most.shape)
         return int(layer), int(head)

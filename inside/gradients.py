@@ -5,7 +5,7 @@ of the metric with respect to that function's output, it makes the one with resp
 order. Where gpt2.py calls `hook(name, x)`, here stands `tape(name, d)`, which keeps the derivative with respect to x.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -26,14 +26,15 @@ class Tape:
         values: `record`, every value as the pass went on with it, after the hook.
         computed: `record`, every value as it was computed, before the hook saw it; the same one without a hook.
         gradients: `record`, empty at first.
+        parts: what the hook replaced, as in `Intervention`.
         place: str, the part of the model that names are in, for instance "blocks.3.".
     """
 
-    def __init__(self, values: record, computed: record, gradients: record, place: str = ""):
-        self.values, self.computed, self.gradients, self.place = values, computed, gradients, place
+    def __init__(self, values: record, computed: record, gradients: record, parts: Iterable, place: str = ""):
+        self.values, self.computed, self.gradients, self.parts, self.place = values, computed, gradients, parts, place
 
     def within(self, place: str) -> "Tape":
-        return Tape(self.values, self.computed, self.gradients, self.place + place)
+        return Tape(self.values, self.computed, self.gradients, self.parts, self.place + place)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.values[self.place + name]
@@ -52,7 +53,10 @@ class Tape:
         self.gradients(self.place + name, d)
         if self.computed is self.values:
             return d
-        return np.where(self[name] == self.before_the_hook(name), d, 0)
+        is_left = self[name] == self.before_the_hook(name)
+        for part in [part for of, part in self.parts if of == self.place + name]:
+            is_left[part(is_left)] = False  # what was put in may be equal to it
+        return np.where(is_left, d, 0)
 
 
 # --- the layers ---------------------------------------------------------------------------------
@@ -176,7 +180,7 @@ def forward_and_backward(ids, model: Model, answer: Answer, hook: Hook | None = 
     computed, values = record(names), record(names)
     hooks = (values,) if hook is None else (computed, hook, values)
     model.logits(ids, n_logits=1, hook=compose(*hooks))
-    tape = Tape(values, values if hook is None else computed, record())
+    tape = Tape(values, values if hook is None else computed, record(), getattr(hook, "parts", ()))
     d_logits, n_embd = answer.gradient(model.hparams["n_vocab"]), model.hparams["n_embd"]
     backward = partial(gpt2_backward, d_logits, **model.params, n_head=model.n_head, tape=tape)
     run_on_cores(backward, len(ids), model.n_layer, n_embd, has_hook=True)

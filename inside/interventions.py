@@ -73,11 +73,13 @@ class Intervention:
         changes: those that it changes; by default all of `names`. `sweep` starts each run at the first layer of them.
         whole_text: True if it must see a text from its first position on, so that a pass with a filled cache refuses
             it.
+        parts: what it replaces, as far as that is known: pairs of a name and a function that gives, for the value, the
+            index of the part. `gradients` needs it where what is put in is equal to what was there.
     """
 
     def __init__(self, function: Callable, names: Iterable[str] | None = None, changes: Iterable[str] | None = None,
-                 whole_text: bool = False):
-        self.function = function
+                 whole_text: bool = False, parts: Iterable[tuple[str, Callable]] = ()):
+        self.function, self.parts = function, tuple(parts)
         self.names = None if names is None else frozenset(names)
         self.changes = self.names if changes is None else frozenset(changes)
         self.whole_text = whole_text
@@ -182,11 +184,12 @@ def compose(*hooks) -> Intervention:
         return replacement
 
     def union(attribute):
-        sets = [getattr(hook, attribute, None) for hook in hooks]  # None: it may be any
-        return None if None in sets else {name for names in sets for name in names or ()}
+        sets = [getattr(hook, attribute, None) for hook in hooks]
+        return {name for names in sets for name in (["*"] if names is None else names)}  # None: it may be any
 
     return Intervention(composed, union("names"), union("changes"),
-                        any(getattr(hook, "whole_text", False) for hook in hooks))
+                        any(getattr(hook, "whole_text", False) for hook in hooks),
+                        [part for hook in hooks for part in getattr(hook, "parts", ())])
 
 
 def sweep(inputs, model: Model, interventions: Iterable, metric: Callable, *, n_logits: int | None = 1,
@@ -260,14 +263,17 @@ def _first_layer(intervention, n_layer):
 def _replace(name, value, positions=None, heads=None, whole_text=False):
     """A hook that puts value(x) in the place of x = the value `name`, at some positions and heads."""
 
+    def part_of(x):
+        return _part(name, x, positions, heads)
+
     def replace(at, x):
         if at != name:
             return None
-        changed, part = x.copy(), _part(name, x, positions, heads)
+        changed, part = x.copy(), part_of(x)
         changed[part] = np.broadcast_to(value(x), x.shape)[part]
         return changed
 
-    return Intervention(replace, [name], whole_text=whole_text)
+    return Intervention(replace, [name], whole_text=whole_text, parts=[(name, part_of)])
 
 
 def _part(name, x, positions, heads):
@@ -281,8 +287,9 @@ def _part(name, x, positions, heads):
         axes = {"head": heads, "position": positions}  # [n_head, n_query, n_key]
     indices = []
     for (kind, wanted), length in zip(axes.items(), x.shape):
+        wanted = slice(None) if wanted is None else list(wanted) if isinstance(wanted, tuple) else wanted
         try:
-            indices.append(np.atleast_1d(np.arange(length)[slice(None) if wanted is None else wanted]))
+            indices.append(np.atleast_1d(np.arange(length)[wanted]))
         except IndexError:
             raise ValueError(f"{name} has no {kind} {wanted}: they are 0 to {length - 1}") from None
     return np.ix_(*indices)

@@ -46,7 +46,7 @@ def logit_lens(text: str | Sequence[int], model: Model, k: int = 1, hook: Hook |
     Args:
         text, model: as in `tokens`.
         k: how many predictions for each layer and position.
-        hook: as in `gpt2.gpt2`.
+        hook: as in `gpt2.gpt2`; what it does after the last layer does not show.
 
     Returns:
         LogitLens.

@@ -75,7 +75,7 @@ def _terms(expression, model):
     """An expression's signs (1 or -1) and token ids, two lists."""
     signs, ids, sign = [], [], 1
     words = re.findall(r""""[^"]+"(?!\S)|'[^']+'(?!\S)|\S+""", expression)
-    if len(words) > 1 and words[0] in "+-":  # - king + queen
+    if len(words) > 1 and words[0] in ("+", "-"):  # - king + queen
         sign, words = 1 if words[0] == "+" else -1, words[1:]
     for i, word in enumerate(words):
         if i % 2 == 0:

@@ -52,7 +52,7 @@ def page(text: str | Sequence[int], model: Model, k: int = 10, hook: Hook | None
     Args:
         text, model: as in `tokens`.
         k: how many tokens to list as the likeliest, 1 to 50.
-        hook: as in `gpt2.gpt2`, in all passes.
+        hook: as in `gpt2.gpt2`, in all passes; the surprisals are those of `score`, where <|endoftext|> comes first.
 
     Returns:
         Page.

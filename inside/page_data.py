@@ -41,7 +41,7 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
     _check_length(len(ids), hparams)
     n_layer, n_head = hparams["n_layer"], hparams["n_head"]
     token = len(ids) - 1 if token is None else token
-    seen = record(["blocks.*.resid_pre", "blocks.*.attn.pattern", "logits"])
+    seen = record(["blocks.*.resid_pre", "blocks.*.attn.v", "blocks.*.attn.pattern", "logits"])
     gpt2(ids, **params, n_head=n_head, hook=compose(hook, seen))
     without = _without_each_part(ids, model, hook, token)
     lens = logit_lens(ids, model, k, hook)
@@ -70,7 +70,8 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
         "effects": {"token": token, "answer": answer, "log_probs": rounded(effects, 3)},
     }
     inputs = head_inputs(seen[f"blocks.{head[0]}.resid_pre"], params["blocks"][head[0]], n_head)[:, head[1]]
-    if np.allclose(pattern_of(*inputs[:2]), seen[f"blocks.{head[0]}.attn.pattern"][head[1]], atol=1e-4):
+    pattern, v = seen[f"blocks.{head[0]}.attn.pattern"][head[1]], seen[f"blocks.{head[0]}.attn.v"][:, head[1]]
+    if np.allclose(pattern_of(*inputs[:2]), pattern, atol=1e-4) and np.allclose(inputs[2], v, atol=1e-3):
         data["opened"] = opened(head, *inputs)  # unless the hook changes what comes between
     return data | {"pieces": pieces(ids_in(data), encoder)}
 

@@ -53,10 +53,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}/{self.token}/"
 
     @contextlib.contextmanager
-    def turn(self):
-        """Wait for one's turn: the explorer does one thing at a time."""
+    def turn(self, in_a_hurry: bool = True):
+        """Wait for one's turn: the explorer does one thing at a time, and ends measuring for those in a hurry."""
         thread = threading.get_ident()
-        self.waiting.add(thread)
+        if in_a_hurry:
+            self.waiting.add(thread)
         with self.one_at_a_time:
             self.waiting.discard(thread)
             yield
@@ -85,7 +86,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         explorer, kind = self.server.explorer, "application/json"
         try:
             asked = json.loads(self.rfile.read(self.length()))
-            with self.server.turn():
+            with self.server.turn(in_a_hurry=not self.path.endswith("measure")):
                 if self.path.endswith("see"):
                     answer = as_json(explorer.see(asked))
                 elif self.path.endswith("measure"):

@@ -40,6 +40,8 @@ def over_texts(*names: str) -> Callable[[Callable[..., Result]], Callable[..., R
             for name, values in lists.items():
                 if len(values) != n:
                     raise ValueError(f"{name} is a list of {len(values)}, but there are {n} texts")
+                if 0 < sum(value is None for value in values) < n:
+                    raise ValueError(f"{name} is there for some of the texts only, so there is no mean of what it asks")
             return mean_of([ask(**{**given, **{name: values[i] for name, values in lists.items()}}) for i in range(n)])
 
         return run

@@ -82,6 +82,18 @@ def test_nothing_flows_back_through_what_a_hook_replaced(shakespeare):
         assert not found[name].any(), name
 
 
+@pytest.mark.parametrize("positions", [None, (), 2, (0, 5)])
+def test_nothing_flows_to_what_was_replaced_by_an_equal_value(shakespeare, positions):
+    ids, seen = shakespeare.encode(TEXT), lens.record("blocks.3.resid_pre")
+    shakespeare.logits(ids, hook=seen)
+    plain = lens.gradients(TEXT, shakespeare, " C")["blocks.2.resid_post"]
+    hook = lens.compose(lens.record("embed"), lens.patch("blocks.3.resid_pre", seen["blocks.3.resid_pre"], positions))
+    found = lens.gradients(TEXT, shakespeare, " C", hook=hook)["blocks.2.resid_post"]
+    replaced = np.zeros(len(ids), bool)
+    replaced[slice(None) if positions is None else list(np.atleast_1d(positions).astype(int))] = True
+    np.testing.assert_allclose(found, np.where(replaced[:, None], 0, plain), atol=1e-5)
+
+
 def test_saliency_is_the_gradient_times_the_embedding(shakespeare):
     found, seen = lens.gradients(TEXT, shakespeare, " C", " S"), lens.record("embed")
     shakespeare.logits(shakespeare.encode(TEXT), hook=seen)

@@ -202,7 +202,10 @@ def test_attn_result_is_computed_only_if_it_is_asked_for(shakespeare):
     assert not seen["blocks.1.attn.result"][:, 5].any() and seen["blocks.1.attn.result"][:, 4].any()
     bias = shakespeare.params["blocks"][1]["attn"]["c_proj"]["b"]
     np.testing.assert_allclose(seen["blocks.1.attn_out"], seen["blocks.1.attn.result"].sum(axis=1) + bias, atol=1e-5)
-    np.testing.assert_allclose(logits, shakespeare.logits(ids, hook=lens.zero(1, 5)), atol=1e-4)
+    expected = shakespeare.logits(ids, hook=lens.zero(1, 5))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    beside_a_function = lens.compose(lambda name, x: None, lens.zero(1, 5, "result"))
+    np.testing.assert_allclose(shakespeare.logits(ids, hook=beside_a_function), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("hook, message", [
@@ -307,6 +310,8 @@ def test_a_mean_in_generation_needs_values_and_uses_them_at_each_step(shakespear
     ("blocks.2.resid_pre", None, None, np.s_[:]),
     ("blocks.2.resid_pre", -1, None, np.s_[-1]),
     ("blocks.2.mlp.post", [0, 3], None, np.s_[[0, 3]]),
+    ("blocks.2.mlp.post", (0, 3), None, np.s_[[0, 3]]),
+    ("blocks.2.mlp.post", (), None, np.s_[[]]),
     ("blocks.2.attn.v", slice(2, 5), 1, np.s_[2:5, 1]),
     ("blocks.2.attn.z", None, [0, 4], np.s_[:, [0, 4]]),
     ("blocks.2.attn.pattern", 3, [0, 4], np.s_[[0, 4], 3]),

@@ -314,6 +314,14 @@ def test_attribution_with_a_hook_explains_the_hooked_model(shakespeare):
     assert values.sum() == pytest.approx(logits[c] - logits[s], abs=1e-3) and values.sum() < 0
 
 
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("hook", [lens.zero(1, what="attn_out"), lens.zero(3, what="resid_pre"), lambda name, x: None])
+def test_attributions_parts_add_up_to_the_logit_whatever_the_hook_changes(shakespeare, heads, hook):
+    names, values = lens.attribution(TEXT, shakespeare, 417, heads=heads, hook=hook)
+    logit = shakespeare.logits(shakespeare.encode(TEXT), hook=hook)[-1, 417]
+    assert names[-1] == "hook" and values.sum() == pytest.approx(logit, abs=1e-3)
+
+
 def test_patching_a_whole_stream_brings_the_clean_answer_back(shakespeare):
     result = lens.patching(CLEAN, CORRUPTED, shakespeare, " G", " S")
     names = [i for i, (a, b) in enumerate(zip(result.clean, result.corrupted)) if a != b]
@@ -493,6 +501,9 @@ def test_a_bad_argument_of_a_question_is_refused(shakespeare, ask, error, messag
     (lambda m: lens.detect_heads("O Romeo", m, "duplicate"), ValueError, "duplicate marks nothing in this text of 3"),
     (lambda m: lens.detect_heads("O Romeo", m, np.ones((2, 3))), ValueError, r"each of the 3 tokens .* shape \[2, 3\]"),
     (lambda m: lens.detect_heads("O Romeo", m, np.full((3, 3), 2)), ValueError, "weights from 0 to 1"),
+    (lambda m: lens.attribution(["x", "y"], m, 1, wrong=[2, None]), ValueError, "wrong is there for some of the texts"),
+    (lambda m: lens.ablation("x", m, 1, by={"blocks.0.attn.z": np.zeros(192)}), ValueError, "no values for blocks.1"),
+    (lambda m: lens.neighbours("+- king", m), ValueError, "one token of this vocabulary|is missing"),
     (lambda m: lens.attribution(["x", "y"], m, [1, 2, 3]), ValueError, "answer is a list of 3, but there are 2 texts"),
     (lambda m: lens.patching(["O Romeo", "O"], ["A Romeo", "A"], m, 1), ValueError, "different numbers of tokens"),
     (lambda m: lens.ablation("O Romeo", m, 1, position=3), ValueError, "position must be .* from -3 to 2 .*, not 3"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import BUNDLED, MODELS, ROOT, TEXT, read_png
+from helpers import BUNDLED, MODELS, ROOT, TEXT, error_line, read_png
 
 import batch
 import gpt2
@@ -138,6 +138,8 @@ def test_a_pattern_of_ones_own_from_a_file(lens_py, tmp_path, shakespeare):
     for name in ("own.csv", "own.npy"):
         shown = lens_py("detect_heads", "O Romeo", str(tmp_path / name), *BUNDLED).stdout
         assert shown.splitlines()[1].split()[-1] == f"{expected:.3f}"
+        (tmp_path / name).write_bytes(b"")
+        assert f"{name} is empty" in error_line(lens_py("detect_heads", "O Romeo", str(tmp_path / name), *BUNDLED), 2)
 
 
 def test_the_answers_id_works_and_a_likelier_spelling_is_named(lens_py):
@@ -161,6 +163,7 @@ def test_the_answers_id_works_and_a_likelier_spelling_is_named(lens_py):
     (["ablation", "x"], 2, "answer is missing"),
     (["ablation", "--file", "none.csv"], 1, "none.csv: there is no such file"),
     (["detect_heads", "x", "none.csv"], 1, "none.csv: there is no such file"),
+    (["detect_heads", "x x", "duplicate", "--k", "0"], 2, "k must be a whole number from 1"),
     (["detect_heads", "x", "foo"], 2, "previous, first, or a .csv or .npy file, not 'foo'"),
     (["attribution", "x", "sister"], 2, "answer must be one token, but 'sister' is 3: s is ter"),
     (["patching", "The king", "The mighty king", " of"], 2, "clean: The ·king corrupted: The ·might y ·king"),

@@ -177,6 +177,9 @@ def test_a_weight_is_opened_only_to_numbers_that_make_it_up(page, shakespeare):
     assert data_of(page)["opened"]["head"] == data_of(page)["head"] == [1, 5]
     uniform = lambda name, x: np.full_like(x, 0.05) if name.endswith("attn.pattern") else None
     assert "opened" not in data_of(lens.page(TEXT, shakespeare, hook=uniform))
+    values = lambda name, x: x + 1 if name == "blocks.1.attn.v" else None
+    changed = data_of(lens.page(TEXT, shakespeare, hook=values))
+    assert ("opened" in changed) == (changed["head"][0] != 1)
 
 
 # --- in a browser ---

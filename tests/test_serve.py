@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -171,6 +172,15 @@ def test_a_lens_that_takes_long_begins_at_the_chosen_token(explorer, shakespeare
     assert [found["pieces"][top[0]] for top in found["lens"]["ids"][3]] == expected.predictions[3, :, 0].tolist()
 
 
+def test_a_lens_of_which_the_first_layers_are_known_becomes_whole(explorer, shakespeare, monkeypatch):
+    monkeypatch.setattr("inside.explore.MOST_WORK", 0)  # one token at a time
+    state = {"text": CITIZEN, "view": "layers"}
+    explorer.measure(state)
+    found = explorer.measure(state | {"out": [part(2, 5)]})["lens"]["ids"]  # layers 0 and 1 are as before
+    expected = lens.logit_lens(CITIZEN, shakespeare, hook=lens.zero(2, 5))
+    assert [[top[:1] for top in layer] for layer in found] == expected.ids.tolist()
+
+
 def test_what_is_kept_of_the_text_before_is_that_of_the_new_one(explorer, shakespeare):
     hook = lens.zero(1, 5)
     for text in ("O Romeo", "O Romeo, Rom", "O Romeo, Ro", "O", "The king", "O Romeo, Romeo! wherefore"):
@@ -271,6 +281,30 @@ def ask(server, path, body=None, method=None, **headers):
     response = connection.getresponse()
     with contextlib.closing(connection):
         return response.status, response.headers, response.read().decode()
+
+
+def test_measuring_goes_on_beside_another_windows_and_ends_for_what_is_seen(explorer, monkeypatch):
+    ends, go_on = [], threading.Event()
+
+    def measure(asked, interrupted):
+        ends.append(go_on.wait(30) and interrupted())
+        return {}
+
+    monkeypatch.setattr(explorer, "measure", measure)
+    with serving(explorer) as server:
+        for name, is_asked in (("measure", lambda: True), ("see", lambda: bool(server.waiting))):
+            go_on.clear()
+            paths = [f"/{TOKEN}/{one}" for one in ("measure", name)]
+            threads = [threading.Thread(target=ask, args=(server, path, "{}")) for path in paths]
+            for thread in threads:
+                thread.start()
+                wait_for(server.one_at_a_time.locked)
+                time.sleep(0.1)  # so that the other's request is there
+            wait_for(is_asked)
+            go_on.set()
+            for thread in threads:
+                thread.join()
+    assert ends == [False, False, True]
 
 
 def test_the_page_and_what_it_asks(server):

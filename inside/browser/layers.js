@@ -12,7 +12,7 @@ function lensCell(layer, after, rank) {
   return cell;
 }
 
-const lensIsWhole = () => data.lens.ids[0].every((top) => top.length > 0);
+const lensIsWhole = () => data.lens.ids.every((layer) => layer.every((top) => top.length > 0));
 
 function lensHead(corner, names) {
   const cells = [corner, ...names].map((name) => element("th", { scope: "col" }, name));
