@@ -81,6 +81,8 @@ class Source:
             if not os.path.isfile(path):
                 raise ValueError(f"{path} is not a regular file, and texts are read twice: pipe it into stdin, with - "
                                  "in its place")
+        if any(path.lower().endswith(".zst") for path in self.paths) and "zst" not in fsspec.utils.compressions:
+            raise ValueError(f"{name}: before Python 3.14, .zst needs a package: pip install backports.zstd")
         kinds = {format_of(path, FORMATS) for path in self.paths} if kind is None else {check_kind(kind)}
         if len(kinds) > 1:
             raise ValueError(f"{name} stands for files of several formats, {', '.join(sorted(kinds))}: give one at a "

@@ -188,6 +188,18 @@ def test_what_is_no_file(tmp_path):
         tables.Source(str(tmp_path))
 
 
+def test_a_compression_that_needs_a_package_is_not_read_as_it_is(tmp_path, monkeypatch):
+    import fsspec
+
+    from many_texts import tables
+
+    (tmp_path / "a.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    monkeypatch.delitem(fsspec.utils.compressions, "zst", raising=False)
+    for kind in (None, "txt"):
+        with pytest.raises(ValueError, match="a.txt.zst: .*: pip install backports.zstd"):
+            tables.Source(str(tmp_path / "a.txt.zst"), kind)
+
+
 def test_packages_for_urls(monkeypatch):
     import fsspec
 
