@@ -6,8 +6,8 @@ converted: str stays as typed (`123` and `None` are prompts), int and float must
 (`--echo`, `--noecho`, `--echo False`).
 
 Fire converts the values and binds them to the function. What it would misread is sorted out first, and all options are
-known before anything runs: a text may begin with a dash ("-like this", "-ing", "-5") as long as it does not look like an
-option (`--word`, `-x`). After `--` everything is text, and so is TEXT in `--prompt=TEXT`. `-` stands for stdin.
+known before anything runs: a text may begin with a dash ("-like this", "-ing", "-5") as long as it does not look like
+an option (`--word`, `-x`). After `--` everything is text, and so is TEXT in `--prompt=TEXT`. `-` stands for stdin.
 """
 import functools
 import inspect
