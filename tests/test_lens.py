@@ -77,8 +77,8 @@ def test_score_of_a_file_longer_than_the_context(run, tmp_path, shakespeare):
     assert len(expected.ids) > 256
     rows = dict(line.rsplit(None, 1) for line in result.stdout.splitlines())
     assert rows == {"tokens": f"{len(expected.ids):,}", "bytes": f"{len(text.encode()):,}",
-                    "total log-probability": f"{expected.total:.3f}", "perplexity": f"{expected.perplexity:,.3f}",
-                    "total in bits": f"{-expected.total / math.log(2):.3f}",
+                    "total log-probability": f"{expected.total:,.3f}", "perplexity": f"{expected.perplexity:,.3f}",
+                    "total in bits": f"{-expected.total / math.log(2):,.3f}",
                     "bits per byte": f"{expected.bits_per_byte:.4f}"}
     assert "--each True" in result.stderr
 
