@@ -80,7 +80,7 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
         entropy: add the entropy of what each token, or the first of each word, was chosen from.
         context: a column with a text that is read before each text and not scored.
         bos: put <|endoftext|> before each text; with --bos False the first token is not scored.
-        base: of all logarithms, 2 or e; without it log_prob is a natural logarithm, all else is in bits.
+        base: 2 or e, that of all logarithms; without it log_prob is a natural one, all else is in bits.
         stride: a text longer than the context is read in windows this many tokens apart; by default half a context.
     """
     with argument_errors():

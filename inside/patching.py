@@ -79,7 +79,7 @@ def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: 
 
     Args:
         clean: the first text, or its ids; with a list of texts, what comes back is the mean over them.
-        corrupted: the second text, or its ids; with the same number of tokens; or a list of them, as the next two.
+        corrupted: the second text, or its ids, with the same number of tokens; or a list of them, as the next two.
         model: as in `tokens`.
         answer: the clean text's answer, one token: its text, " C", or its id, 417 or "#417". The metric is its logit at
             the end of the text.

@@ -114,7 +114,7 @@ def table_score(result, *, each: bool | None = None, base: str | None = None) ->
 
     Args:
         each: True or False, whether to list each token; without it, a text of up to 256 tokens is listed.
-        base: of all logarithms, "2" or "e"; without it log-probabilities are natural logarithms, all else is in bits.
+        base: "2" or "e", that of all logarithms; without it log-probabilities are natural ones, all else is in bits.
     """
     if each is not None and not isinstance(each, bool):
         raise TypeError(f"each must be True or False, not {each!r}")
@@ -186,7 +186,7 @@ def show_score(text: str | None = None, stride: int | None = None, *, file: str 
         entropy: show the entropy of what each token was chosen from.
         context: a text that is read before and not scored.
         bos: put <|endoftext|> before the text; with --bos False the first token is not scored.
-        base: of all logarithms, 2 or e; without it log-probabilities are natural logarithms, all else is in bits.
+        base: 2 or e, that of all logarithms; without it log-probabilities are natural ones, all else is in bits.
     """
     check_out(out)
     if text is not None and file is not None:
