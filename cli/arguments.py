@@ -83,12 +83,12 @@ def _bind_function(function: Function, arguments: list[str], short: dict[str, st
     given, texts = _separated(arguments[:n], kinds, letters)
     n_marked, texts = len(texts), [*texts, *arguments[n + 1 :]]
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    required = [p.name for p in parameters if p.default is p.empty]
     quotes = "; a text of several words goes in quotes"
     if len(texts) > len(names):
         surplus = texts[len(names)]
-        needed = [p.name for p in parameters if p.default is p.empty and p.name not in (*given, *names)]
-        if needed:
-            quotes = f" (did you mean --{needed[0]} {surplus}?)"
+        if meant := [name for name in required if name not in (*given, *names)]:
+            quotes = f" (did you mean --{meant[0]} {surplus}?)"
         elif os.path.exists(surplus):
             quotes = '; a pattern of files goes in quotes, as in "part-*.csv"'
         raise CommandLineError(f"{_quoted(surplus)} is one argument too many" +
@@ -97,9 +97,9 @@ def _bind_function(function: Function, arguments: list[str], short: dict[str, st
         for i, (name, text) in enumerate(zip(names, texts)):
             if text != "-" or i >= n_marked:  # for "-", unless after "--", stdin is read
                 _add(given, name, text)
-        for p in parameters:
-            if p.default is p.empty and p.name not in given:
-                raise CommandLineError(f"{p.name} is missing; --help says what it is")
+        for name in required:
+            if name not in given:
+                raise CommandLineError(f"{name} is missing; --help says what it is")
         return _bound_by_fire(function, kinds, given)
     except CommandLineError as error:
         several = texts[1:] and re.search(" must be | is given twice", str(error))

@@ -54,8 +54,9 @@ class Tape:
         if self.computed is self.values:
             return d
         is_left = self[name] == self.before_the_hook(name)
-        for part in [part for of, part in self.parts if of == self.place + name]:
-            is_left[part(is_left)] = False  # what was put in may be equal to it
+        for replaced, part in self.parts:
+            if replaced == self.place + name:
+                is_left[part(is_left)] = False  # what was put in may be equal to it
         return np.where(is_left, d, 0)
 
 

@@ -48,7 +48,7 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
             short ones share a pass.
         stride: how many tokens lie between the starts of two windows, 1 to n_ctx; half of n_ctx if not given. With
             n_ctx the windows lie side by side, and each starts without context.
-        hook: as in `gpt2.gpt2`, called in each window, whose first position is that of <|endoftext|>.
+        hook: as in `gpt2.gpt2`, called in each window; <|endoftext|> before a text is a position, too.
         words: give the words too, as white space delimits them; the white space before a word belongs to it.
         correction: what begins a word, for its probability: "whitespace"; "space", the space alone, as published;
             "none", for the sum over its tokens.

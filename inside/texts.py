@@ -41,7 +41,7 @@ def over_texts(*names: str) -> Callable[[Callable[..., Result]], Callable[..., R
                 if len(values) != n:
                     raise ValueError(f"{name} is a list of {len(values)}, but there are {n} texts")
                 if 0 < sum(value is None for value in values) < n:
-                    raise ValueError(f"{name} is there for some of the texts only, so there is no mean of what it asks")
+                    raise ValueError(f"{name} is there for some of the texts only: give one for each, or none")
             return mean_of([ask(**{**given, **{name: values[i] for name, values in lists.items()}}) for i in range(n)])
 
         return run

@@ -138,8 +138,8 @@ def pieces_of_file(shapes: Shapes, tensors: Tensors, label: str) -> Iterator[mem
     from tqdm import tqdm
 
     yield memoryview(npy_head(shapes))
-    no_stderr = sys.stderr is None  # closed, or a program that has no terminal, as pythonw's on Windows
-    with tqdm(desc=label, total=4 * n_weights(shapes), unit="B", unit_scale=True, delay=0.2, disable=no_stderr) as bar:
+    with tqdm(desc=label, total=4 * n_weights(shapes), unit="B", unit_scale=True, delay=0.2,
+              disable=sys.stderr is None) as bar:  # as under pythonw, on Windows
         for name, array in ordered(tensors):
             yield (array.T if by_columns(name) else np.ascontiguousarray(array)).data.cast("B")
             bar.update(array.nbytes)
