@@ -29,9 +29,10 @@ import errno
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cli.arguments import CommandLineError, Component, bind
 from cli.startup import INTERRUPTED, end_line_of_terminal, exit_interrupted, one_line
@@ -67,6 +68,7 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
         call = bind(component, list(sys.argv[1:] if arguments is None else arguments), short)
         if guarded:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # KeyboardInterrupt, so that files are tidied up
+            sys.unraisablehook = interrupt_again
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy: what is not finite becomes an error of its own
             call()
@@ -87,6 +89,17 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
         signal.signal(signal.SIGINT, exit_interrupted)  # nothing is left to tidy up
     _flush_stdout()
     sys.exit(status)
+
+
+def interrupt_again(unraisable: Any) -> None:
+    """As `sys.unraisablehook`. In a `__del__` or a callback of the garbage collector, such as Dask's, Python can only
+    ignore Ctrl-C: there it comes once more a moment later."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+    elif os.name == "posix":  # to the main thread itself: a signal to another one would not end its wait
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    else:
+        threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
 
 
 def is_interrupt(error: BaseException | None) -> bool:

@@ -326,6 +326,26 @@ def test_ctrl_c_during_the_imports_ends_quietly(tmp_path, module):
 
 
 @posix
+def test_ctrl_c_where_python_ignores_it_comes_again():
+    """Python prints and forgets what is raised in a callback of the garbage collector. Here Ctrl-C comes in one."""
+    script = ("import gc, signal, time\n"
+              "from cli.startup import guard_imports\n"
+              "guard_imports()\n"
+              "from cli.terminal import run_command_line\n"
+              "def press(phase, info):\n"
+              "    gc.callbacks.clear()\n"
+              "    signal.raise_signal(signal.SIGINT)\n"
+              "def wait():\n"
+              "    gc.callbacks.append(press)\n"
+              "    gc.collect()\n"
+              "    time.sleep(30)\n"
+              "run_command_line(wait, [])\n")
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, preexec_fn=interruptible, capture_output=True,
+                             timeout=20)
+    assert (process.returncode, process.stdout, process.stderr) == (130, b"", b"")
+
+
+@posix
 @pytest.mark.slow
 def test_ctrl_c_during_a_download_ends_quietly(tmp_path):
     with FileServer({"124M/checkpoint": b"x" * 10**7}) as server:
