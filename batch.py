@@ -24,6 +24,7 @@ from collections.abc import Callable
 from cli.continuations import check_options as check_sampling
 from cli.terminal import argument_errors, run_command_line
 from cli.text_in import unescape
+from generation.checks import check_whole
 from many_texts.run import Options, run
 from many_texts.surprisal import check_options
 
@@ -40,14 +41,9 @@ def generate(texts: str | None = None, *, out: str, n_tokens_to_generate: int = 
 
     Args:
         out: the .jsonl, .csv or .parquet file to write, also .jsonl.gz or .csv.gz.
-        n_tokens_to_generate: how many tokens at most; fewer if the model ends the text.
-        temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
-        top_k: choose among the k most likely tokens only; needs a temperature.
-        top_p: choose among the fewest tokens that together have this probability; needs a temperature.
         seed: a whole number that gives the same texts each time, however many workers there are; needs a temperature.
         n_samples: how many continuations of each text, a row for each, numbered from 1 in the column sample; with
             --seed S they use seeds S, S + 1, ...; needs a temperature.
-        stop: end before this text; \\n is a newline, \\t a tab.
     """
     check_sampling(temperature, top_k, top_p, seed, n_tokens_to_generate, n_samples, stop)
     options = Options(texts, out, column, input_format, model_size, models_dir, scheduler, n_workers, prefix, strict,
@@ -74,9 +70,6 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
             surprisal in bits; the white space before a word belongs to it.
         per: text, a row for each text; or word, a row for each word, without the text but with all other columns, and
             with text (which text, from 0), index (which word, from 0), word, surprisal, n_tokens and characters.
-        correction: what begins a word, for its probability: whitespace; space, the space alone, as published; none, for
-            the sum over its tokens.
-        split_punctuation: tokens of punctuation are words of their own.
         entropy: add the entropy of what each token, or the first of each word, was chosen from.
         context: a column with a text that is read before each text and not scored.
         bos: put <|endoftext|> before each text; with --bos False the first token is not scored.
@@ -85,6 +78,8 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
     """
     with argument_errors():
         check_options(correction, base, per)
+        if stride is not None:
+            check_whole("stride", stride, 1)
         if per == "word" and tokens:
             raise ValueError("a row for each word (--per word) has no place for the lists of tokens (--tokens)")
         if entropy and not (tokens or words or per == "word"):

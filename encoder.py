@@ -72,15 +72,14 @@ def merge_pairs(ids: list[int], ranks: dict[int, int], merged: list[int]) -> lis
     # the rank of each token with the next one
     found = [ranks.get(left << 32 | right, NO_MERGE) for left, right in zip(ids, ids[1:])]
     while found and (rank := min(found)) < NO_MERGE:
-        i = found.index(rank)
-        while i >= 0:
+        while rank in found:
+            i = found.index(rank)
             ids[i : i + 2] = [merged[rank]]
             del found[i]
             if i > 0:
                 found[i - 1] = ranks.get(ids[i - 1] << 32 | ids[i], NO_MERGE)
             if i < len(found):
                 found[i] = ranks.get(ids[i] << 32 | ids[i + 1], NO_MERGE)
-            i = found.index(rank, i + 1) if rank in found[i + 1 :] else -1
     return ids
 
 

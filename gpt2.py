@@ -221,7 +221,7 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
     return loop(ids, n_tokens_to_generate, forward, cache, choose, stop_id)
 
 
-# --- the command line ---------------------------------------------------------------------------
+# --- the command line (cli/help.py has the options that batch.py has, too) ------------------------
 
 
 def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: str | None = None,
@@ -235,13 +235,8 @@ def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: 
     Args:
         prompt: the text to continue; "" begins a new text; without one, stdin is read, or you are asked for one after
             the other.
-        n_tokens_to_generate: how many tokens at most; fewer if the model ends the text.
-        temperature: 0 takes the most likely token each time; about 0.7 to 1 varies the text.
-        top_k: choose among the k most likely tokens only; needs a temperature.
-        top_p: choose among the fewest tokens that together have this probability; needs a temperature.
         seed: a whole number that makes the text the same each time; needs a temperature.
         n_samples: how many continuations; with --seed S they use seeds S, S + 1, ...; needs a temperature.
-        stop: end before this text; \\n is a newline, \\t a tab.
         echo: print the prompt before its continuation.
         json: print a line of JSON for each continuation, with prompt, continuation and, if one was given, seed.
         list_models: list the models on disk and exit.

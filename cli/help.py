@@ -10,11 +10,23 @@ COMMON = {  # parameters that mean the same in several commands; a function's do
     "text": 'the text; "" begins a new text; without one, stdin is read, or you are asked for it',
     "clean": "the first text; without one, stdin is read, or you are asked for it",
     "corrupted": "the second text; it must have the same number of tokens",
+    "answer": "the clean text's answer, one token: its text, with its space if it has one, or its id, as \"#417\"; the "
+              "metric is its logit at the end of the text",
+    "wrong": "the corrupted text's answer: the metric is then the answer's logit minus this one's",
+    "file": "a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows",
     "position": "the token after which the answer comes, from 0; -1 is the last one",
     "out": "a file for the picture, .png, .pdf or .svg",
     "model_size": "124M (the default), 355M, 774M, 1558M, shakespeare, a folder in models_dir, a path such as ./mine, "
                   "or owner/name on the Hugging Face Hub",
     "models_dir": "the folder of models; official ones are downloaded to it; by default models/ beside gpt2.py",
+    "n_tokens_to_generate": "how many tokens at most; fewer if the model ends the text",
+    "temperature": "0 takes the most likely token each time; about 0.7 to 1 varies the text",
+    "top_k": "choose among the k most likely tokens only; needs a temperature",
+    "top_p": "choose among the fewest tokens that together have this probability; needs a temperature",
+    "stop": "end before this text; \\n is a newline, \\t a tab",
+    "correction": "what begins a word, for its probability: whitespace; space, the space alone, as published; none, "
+                  "for the sum over its tokens",
+    "split_punctuation": "tokens of punctuation are words of their own",
     "texts": "a .txt, .jsonl, .csv or .parquet file, also gzipped; a pattern in quotes; a URL; without it, stdin",
     "column": "the column with the texts; a .txt file has one, text",
     "input_format": "txt, jsonl, csv or parquet, where the name does not say; what is piped into stdin is txt",

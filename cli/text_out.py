@@ -39,15 +39,21 @@ def until(pieces: Iterable[str], stop: str | None) -> Iterator[str]:
 
 
 def print_text(pieces: Iterable[str], before: str = "", number: int | None = None) -> None:
-    """Print pieces of text as they come, after the text `before`. With a number (one of several texts), the number is
-    printed above it, on stderr, and the text ends with a newline."""
+    """Print pieces of text as they come, after the text `before`. What is printed next begins a line on the screen.
+
+    With a number (one of several texts), the number is printed above it, on stderr, and the text ends with a newline.
+    """
     if number is not None:
         print(f"{'=' * 30} SAMPLE {number} {'=' * 30}", file=sys.stderr, flush=True)
     text = ""
     for piece in itertools.chain([before], pieces):
         print(piece, end="", flush=True)
         text += piece
-    end_line(text, anyway=number is not None)
+    unfinished = text != "" and not text.endswith("\n")
+    if number is not None or unfinished and (sys.stdout.isatty() or _same_file(sys.stdout, sys.stderr)):
+        print(flush=True)  # else a file or a pipe gets the text and no more
+    elif unfinished and sys.stderr.isatty() and _is_pipe(sys.stdout):
+        print(file=sys.stderr, flush=True)  # `| tee` shows the text on the same screen
 
 
 def print_json(**values: object) -> None:
@@ -56,22 +62,6 @@ def print_json(**values: object) -> None:
 
     given = {name: value for name, value in values.items() if value is not None}
     print(json.dumps(given, ensure_ascii=False), flush=True)
-
-
-def end_line(text: str, anyway: bool = False) -> None:
-    """Let what comes after `text`, which was just printed, begin a line on the screen.
-
-    A file or a pipe gets what was printed and no more, unless notices go to the same one.
-
-    Args:
-        text: str.
-        anyway: end the line wherever stdout goes.
-    """
-    unfinished = text != "" and not text.endswith("\n")
-    if anyway or unfinished and (sys.stdout.isatty() or _same_file(sys.stdout, sys.stderr)):
-        print(flush=True)
-    elif unfinished and sys.stderr.isatty() and _is_pipe(sys.stdout):
-        print(file=sys.stderr, flush=True)  # `| tee` shows the text on the same screen
 
 
 def _same_file(a: TextIO, b: TextIO) -> bool:

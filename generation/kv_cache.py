@@ -10,6 +10,9 @@ from generation.hooks import Hook, no_hook
 
 Result = TypeVar("Result")
 
+IN_USE = ("the cache is in use by a pass that has not ended: a hook or another thread that runs the model needs a "
+          "cache of its own")
+
 
 class LayerCache:
     """The keys and values of one layer, each [n_head, n_ctx, d_head], of which the first `length` positions are filled.
@@ -106,7 +109,7 @@ class KVCache:
     def __init__(self, n_layer: int, n_head: int, n_ctx: int, n_embd: int):
         self.n_layer, self.n_head, self.n_ctx, self.n_embd = n_layer, n_head, n_ctx, n_embd
         self.layers = [LayerCache(n_head, n_ctx, n_embd // n_head) for _ in range(n_layer)]
-        self.in_use = False  # by a pass
+        self.in_use: dict[str, object] = {}  # by a pass: at most one
 
     @property
     def n_bytes(self) -> int:
@@ -119,7 +122,8 @@ class KVCache:
 
     @length.setter
     def length(self, length: int) -> None:
-        self._refuse_use()
+        if self.in_use:
+            raise ValueError(IN_USE)
         if isinstance(length, bool) or not isinstance(length, numbers.Integral):
             raise TypeError(f"the cache's length must be a whole number from 0 to {self.length}, not {length!r}")
         if not 0 <= length <= self.length:
@@ -133,22 +137,20 @@ class KVCache:
 
         It is not a context manager because Ctrl-C may come between the end of the pass and the end of the context.
         """
-        self._refuse_use()
-        n_past = self.length
+        this_pass = object()
         try:
-            self.in_use = True
-            return go()
-        except BaseException:
-            for layer in self.layers:
-                layer.length = n_past
-            raise
+            if self.in_use.setdefault("by", this_pass) is not this_pass:  # in one step, even for threads and Ctrl-C
+                raise ValueError(IN_USE)
+            n_past = self.length
+            try:
+                return go()
+            except BaseException:
+                for layer in self.layers:
+                    layer.length = n_past
+                raise
         finally:
-            self.in_use = False
-
-    def _refuse_use(self) -> None:
-        if self.in_use:
-            raise ValueError("the cache is in use by a pass that has not ended: a hook or another thread that runs the "
-                             "model needs a cache of its own")
+            if self.in_use == {"by": this_pass}:  # without a call, after which Ctrl-C could come
+                del self.in_use["by"]
 
     def check(self, n_layer: int, n_head: int, n_embd: int, n_new: int) -> None:
         """ValueError unless the cache fits a model of these sizes and has room for n_new more positions."""

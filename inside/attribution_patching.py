@@ -64,11 +64,8 @@ def show_attribution_patching(clean: str | None = None, corrupted: str | None = 
     """What patching finds, estimated from the gradient: three passes do for all values.
 
     Args:
-        answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417".
-        wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         at: resid_pre, attn_out, mlp_out: one position of one layer; z, q, k, v, pattern: one head at all positions.
         by_position: estimate for single positions of heads.
-        file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
     texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
     print_over_texts(attribution_patching, plot_patching, texts, position, file, out, model_size, models_dir, at=at,

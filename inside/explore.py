@@ -93,13 +93,12 @@ class Explorer:
 
     Args:
         model: as in `tokens`, with a tokenizer.
-        k: how many tokens to list as the likeliest.
         rng: np.random.Generator for sampled tokens.
     """
 
-    def __init__(self, model, k: int = 10, rng: np.random.Generator | None = None):
+    def __init__(self, model, rng: np.random.Generator | None = None):
         self.model = self.encoder, self.hparams, self.params = check_model(model)
-        self.k = min(k, self.hparams["n_vocab"])
+        self.k = min(10, self.hparams["n_vocab"])  # how many tokens to list as the likeliest
         self.rng = np.random.default_rng() if rng is None else rng
         self.passed = functools.lru_cache(maxsize=4)(self._pass)
         self.patterns = functools.lru_cache(maxsize=2)(self._patterns)
@@ -158,10 +157,11 @@ class Explorer:
         if state.view == "next" and n_layer * (n_head + 1) <= MOST_RUNS:
             now = self.logits(ids, changes, state.token)
             answer = self._explained(state, now)
+            log_prob = lambda logits: log_prob_of(np.array([answer]), logits[None])[0]
             found = metrics([page_data.part_taken_out(part, n_head) for part in range(n_layer * (n_head + 1))],
-                            self._hook(changes), lambda logits: page_data.log_prob(logits, answer))
+                            self._hook(changes), log_prob)
             return {"effects": {"token": state.token, "answer": answer,
-                                "log_probs": page_data.rounded(found - page_data.log_prob(now, answer), 3)}}
+                                "log_probs": page_data.rounded(found - log_prob(now), 3)}}
         if state.view == "patching" and state.other and n_layer * len(ids) <= MOST_RUNS:
             texts = self._patching(state, ids, changes)
             if texts.get("error") or texts["clean"] == texts["corrupted"]:

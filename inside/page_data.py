@@ -18,6 +18,7 @@ from inside.next_tokens import likeliest
 from inside.saliency import saliency
 from inside.score import score
 from inside.tokens import pieces_of, quote
+from many_texts.batches import log_prob_of
 from utils import Model
 
 TEMPERATURES = [round(0.1 + 0.05 * i, 2) for i in range(39)]  # the stops of the slider, 0.1 to 2
@@ -47,7 +48,8 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
     lens = logit_lens(ids, model, k, hook)
 
     answer = int(np.argmax(seen["logits"][token]))
-    effects = np.array([log_prob(logits, answer) for logits in without]) - log_prob(seen["logits"][token], answer)
+    log_p, *log_p_without = log_prob_of(np.full(1 + len(without), answer), np.stack([seen["logits"][token], *without]))
+    effects = np.array(log_p_without) - log_p
     if head is None:  # of the heads, without the column of the feed-forward networks
         head = divmod(int(np.argmax(np.abs(effects.reshape(n_layer, -1)[:, :n_head]))), n_head)
     listed = [likeliest(logits, k) for logits in seen["logits"]]
@@ -114,12 +116,6 @@ def ids_in(data: dict) -> set[int]:
         shown.update(*layer)
     shown.update(data["patching"][name] for name in ("answer", "wrong") if name in data.get("patching", {}))
     return shown.union(data.get("ids", ()))
-
-
-def log_prob(logits: np.ndarray, i: int) -> float:
-    """The natural logarithm of a token's probability."""
-    logits = logits.astype(np.float64) - logits.max()
-    return logits[i] - np.log(np.exp(logits).sum())
 
 
 def run(logits: np.ndarray, ids: Iterable[int]) -> dict:

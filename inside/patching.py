@@ -104,7 +104,7 @@ def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: 
     """
     check_place(at, by_position)
     pair = pair_of(clean, corrupted, model, answer, wrong, position)
-    model, names = pair.model, [block_name(layer, at) for layer in range(check_model(model).n_layer)]
+    model, names = pair.model, [block_name(layer, at) for layer in range(pair.model.n_layer)]
     seen = record(names)
     clean_logits = model.logits(pair.clean.ids, n_logits=1, hook=compose(hook, seen))
     corrupted_logits = model.logits(pair.corrupted.ids, n_logits=1, hook=hook)
@@ -171,12 +171,8 @@ def show_patching(clean: str | None = None, corrupted: str | None = None, answer
     """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
 
     Args:
-        answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417". The
-            metric is its logit at the end of the text.
-        wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         at: resid_pre, attn_out, mlp_out: one position of one layer; z, q, k, v, pattern: one head at all positions.
         by_position: patch single positions of heads.
-        file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
     texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
     print_over_texts(patching, plot_patching, texts, position, file, out, model_size, models_dir, at=at,

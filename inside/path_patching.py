@@ -87,11 +87,8 @@ def show_path_patching(clean: str | None = None, corrupted: str | None = None, a
     """How much of a clean text's answer each head brings back on the path through one other head.
 
     Args:
-        answer: the clean text's answer, one token: its text, with its space if it has one, or its id, as "#417".
-        wrong: the corrupted text's answer: the metric is then the answer's logit minus this one's.
         receiver: the queries (q), keys (k) or values (v) of a head, as blocks.3.attn.q.2 for head 2 of layer 3; or
             logits.
-        file: a CSV file with the columns clean, corrupted and answer (and wrong, position): the mean over its rows.
     """
     texts = {"clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
     print_over_texts(path_patching, plot_patching, texts, position, file, out, model_size, models_dir,

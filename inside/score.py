@@ -9,7 +9,6 @@ from cli import text_in
 from cli.arguments import CommandLineError
 from cli.tables import Table
 from cli.terminal import argument_errors, notice
-from generation.checks import check_whole
 from generation.hooks import Hook
 from inside.command import check_out, show
 from inside.model import check_model, model_name
@@ -70,8 +69,6 @@ def score(text: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], m
     [('O', 7.3), ('Romeo,', 8.0), ('Romeo!', 7.4)]
     """
     encoder, hparams, params = check_model(model)
-    if stride is not None:
-        check_whole("stride", stride, 1, hparams["n_ctx"], "the context, n_ctx")
     if encoder is None:
         raise TypeError("this model has no tokenizer (encoder is None), so it has no <|endoftext|> to score from")
     many = is_many(text)
@@ -180,9 +177,6 @@ def show_score(text: str | None = None, stride: int | None = None, *, file: str 
         each: whether to list each token; without it, a text of up to 256 tokens is listed.
         words: list each word, as white space delimits them, with its surprisal; the white space before a word belongs
             to it.
-        correction: what begins a word, for its probability: whitespace; space, the space alone, as published; none, for
-            the sum over its tokens.
-        split_punctuation: tokens of punctuation are words of their own.
         entropy: show the entropy of what each token was chosen from.
         context: a text that is read before and not scored.
         bos: put <|endoftext|> before the text; with --bos False the first token is not scored.

@@ -82,7 +82,7 @@ def _mean_baseline(runs: tuple[Baseline, ...]) -> Baseline:
                     f"the answer in {n_right} of {len(runs)} texts", None, n_right == len(runs))
 
 
-def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, Any], position: int = -1
+def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, Any], position: int
             ) -> dict[str, list[Any]]:
     """The columns of a CSV file of texts and answers, one text in each row, for a question over many texts.
 
@@ -99,15 +99,13 @@ def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, 
     try:
         with open(file, "rb") as lines:
             rows = list(read_csv(lines))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: there is no such file") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if not rows:
         raise ValueError(f"{file} has no rows")
     columns = list(rows[0].values)
-    for name, value in {**given, "position": position if "position" in columns and position != -1 else None}.items():
-        if value is not None:
+    for name, value in {**given, "position": None if position == -1 else position}.items():
+        if value is not None and name in columns:
             raise CommandLineError(f"{name} comes from a column of --file {file}: leave {value!r} out")
     missing = [name for name in needed if name not in columns]
     if missing:

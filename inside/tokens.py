@@ -104,14 +104,14 @@ def one_token(token: str | int, model: Model, name: str = "token") -> int:
     raise ValueError(f"{name} must be one token, but {token!r} is {len(ids)}: {pieces}{hint}")
 
 
-def quote(ids, encoder, most: int = 24) -> str:
-    """The text of some ids as a title quotes it: in one line, without its middle if it has more than `most` tokens."""
+def quote(ids, encoder) -> str:
+    """The text of some ids as a title quotes it: in one line, without its middle if it has more than 24 tokens."""
 
     def text(ids):
         joined = " ".join(pieces_of(ids, encoder)) if encoder is None else visible(encoder.decode(ids).encode())
         return joined.replace("·", " ").strip()
 
-    shortened = text(ids) if len(ids) <= most else f"{text(ids[: most // 2])} … {text(ids[-(most // 2) :])}"
+    shortened = text(ids) if len(ids) <= 24 else f"{text(ids[:12])} … {text(ids[-12:])}"
     return f"“{shortened}”"
 
 

@@ -61,7 +61,7 @@ def connected(scheduler: str | None, n_workers: int | None) -> Iterator[Any]:
             notice(f"waiting up to {PATIENCE} s for a worker to come to {scheduler}; {advice}")
             try:
                 client.wait_for_workers(1, timeout=PATIENCE)
-            except TimeoutError:
+            except distributed.TimeoutError:  # in Python 3.10 not the builtin one
                 raise ConnectionError(f"no worker has come to {scheduler} within {PATIENCE} s; {advice}") from None
         yield client
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.terminal import CommandLineError, argument_errors, notice
@@ -96,7 +97,7 @@ def run(name: str, options: Options, **how) -> None:
         fingerprint = cluster.on_all(client, work.fingerprint, options.model_size, options.models_dir)
         identity = {"command": name, "texts": rows.n, "contents of the texts": rows.digest(), "column": options.column,
                     "context": options.context, "model": fingerprint, **how}
-        with contextlib.closing(open_journal(out, identity, options.overwrite)) as journal:
+        with contextlib.closing(open_journal(out, identity, options.overwrite)) as journal, kept(journal):
             if how.get("temperature") and how["seed"] is None:
                 how["seed"] = journal.head["drawn_seed"]
                 notice(f"without --seed, it is {how['seed']} this time")
@@ -107,10 +108,9 @@ def run(name: str, options: Options, **how) -> None:
             notice(f"{counted(rows.n, 'text')} on {counted(n_workers, 'worker')}"
                    + (f", dashboard at {dashboard}" if dashboard else "")
                    + (f"; {journal.n_texts:,} were finished before" if journal.n_texts else ""))
-            with kept(journal):
-                blocks = blocks_of(unfinished(rows, journal), sizes(rows.n - journal.n_texts, n_workers, command))
-                work_through(client, function, blocks, journal, rows.n, options.strict)
-                tables.write(out, joined(rows, journal, added, options.prefix, dropped), types)
+            blocks = blocks_of(unfinished(rows, journal), sizes(rows.n - journal.n_texts, n_workers, command))
+            work_through(client, function, blocks, journal, rows.n, options.strict)
+            tables.write(out, joined(rows, journal, added, options.prefix, dropped), types)
         os.unlink(journal.path)
     notice(f"{counted(rows.n, 'text')}, {counted(journal.n_tokens, 'token')} in {time.perf_counter() - start:.1f} s, "
            f"{counted(journal.n_failed, 'row')} failed"
@@ -189,7 +189,7 @@ def only_run(out):
     except Timeout:
         raise OSError(f"another run is writing {out}: wait for it, or give another name") from None
     try:
-        tables.remove(out + ".part")  # of a run that was killed; what cannot be removed is known before the work
+        Path(out + ".part").unlink(missing_ok=True)  # of a killed run; if it cannot be removed, that is known now
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -247,10 +247,8 @@ class Rows:
 
 
 def digest_of(piece):
-    digest = hashlib.sha256()
-    for _, row in piece:
-        digest.update(repr(row).encode("utf-8", "surrogatepass"))
-    return digest.digest()[:16]
+    rows = "".join(repr(row) for _, row in piece)
+    return hashlib.sha256(rows.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def survey(rows, options, added, dropped):
@@ -331,13 +329,16 @@ def blocks_of(texts: Iterable[Text], sizes: Iterator[tuple[int, int]]) -> Iterat
 
 @contextlib.contextmanager
 def kept(journal):
-    """Say what is kept when something ends the run."""
+    """When something ends the run: say what is kept, or keep no file."""
     try:
         yield
     except BaseException:
         if journal.n_texts:
-            notice(f"\n{journal.n_texts:,} texts are finished and kept in {journal.path}: the same command goes on "
-                   "from there")
+            notice(f"\n{counted(journal.n_texts, 'text')} finished and kept in {journal.path}: run the same command "
+                   "again to continue")
+        else:
+            with contextlib.suppress(OSError):  # Windows does not remove a file that is open
+                os.unlink(journal.path)
         raise
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import regex
 
 from encoder import Encoder
+from generation.checks import check_whole
 from generation.hooks import Hook
 from many_texts.batches import measure, measured
 
@@ -76,9 +77,12 @@ def score_texts(texts: Sequence[Sequence[int] | np.ndarray], encoder: Encoder, p
         entropy: give the entropies.
 
     Raises:
-        ValueError: a text has nothing to score, or there is no such correction.
+        TypeError, ValueError: a text has nothing to score, there is no such correction, or the stride is not from 1 to
+            n_ctx.
     """
     check_options(correction)
+    if stride is not None:
+        check_whole("stride", stride, 1, len(params["wpe"]), "the context, n_ctx")
     n_context = n_context or [0] * len(texts)
     for ids, n in zip(texts, n_context):
         check_scored(len(ids) - n, n, bos)

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
@@ -449,8 +450,8 @@ def write(path: str, rows: Iterator[dict[str, Any]], types: dict[str, Any]) -> N
         rows: an iterator of dicts {column: value}.
         types: dict {column: pyarrow type}; only .parquet needs the types.
     """
-    partial = path + ".part"
-    remove(partial)
+    partial = Path(path + ".part")
+    partial.unlink(missing_ok=True)
     try:
         with open(partial, "xb") as file:  # not through a link, and not into a file that somebody else has open
             with gzip.GzipFile("", "wb", 6, file, 0) if is_gzip(path) else contextlib.nullcontext(file) as inner:
@@ -459,19 +460,12 @@ def write(path: str, rows: Iterator[dict[str, Any]], types: dict[str, Any]) -> N
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
+        partial.unlink(missing_ok=True)
         raise
 
 
 def is_gzip(path: str) -> bool:
     return path.lower().endswith(".gz")
-
-
-def remove(path: str) -> None:
-    """Remove what has this name, if there is anything: a file, a link, a named pipe."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def cell(value: Any) -> str | None:

@@ -6,7 +6,7 @@ import signal
 import socket
 from typing import Any, NamedTuple
 
-from generation.checks import check_generation
+from generation.checks import check_generation, check_whole
 from generation.sampling import Sampling
 from many_texts.batches import generate_batch
 from many_texts.cluster import reporter
@@ -80,6 +80,7 @@ def generate_block(texts: list[Text], model: tuple, *, n_tokens_to_generate: int
     Several samples of a text are several rows, with their number in the column sample.
     """
     encoder, hparams, params = load(*model)
+    check_whole("n_tokens_to_generate", n_tokens_to_generate, 1, hparams["n_ctx"], "the context, n_ctx")
     ends, report, n_new = (stop or "").encode("utf-8"), reporter(), 0
 
     def encoded(row):

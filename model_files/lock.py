@@ -44,8 +44,6 @@ def locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if [path.name for path in folder.iterdir()] == [".lock"]:
                 (folder / ".lock").unlink()
-                for path in made:
-                    path.rmdir()
         lock.release()
         with contextlib.suppress(OSError):  # Windows keeps a file that is open: there the release removes .lock
             for path in made:

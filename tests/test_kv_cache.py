@@ -1,4 +1,8 @@
 """The kv cache: it grows, goes back, and is unharmed by a pass that fails."""
+import contextlib
+import sys
+import threading
+
 import numpy as np
 import pytest
 from helpers import random_model
@@ -56,6 +60,33 @@ def test_a_hook_cannot_use_the_cache_of_its_own_pass():
     np.testing.assert_allclose(model.logits([1, 2, 3], cache=cache, hook=use), plain, atol=1e-5)
     assert cache.length == 3
     cache.length = 1  # the pass has ended
+
+
+def test_of_two_threads_one_gets_the_cache():
+    cache, interval, n_inside, most = KVCache(**SIZES), sys.getswitchinterval(), 0, 0
+
+    def work():
+        nonlocal n_inside, most
+        n_inside += 1
+        for _ in range(50):
+            most = max(most, n_inside)
+        n_inside -= 1
+
+    def keep_trying():
+        for _ in range(50_000):
+            with contextlib.suppress(ValueError):
+                cache.all_or_nothing(work)
+
+    threads = [threading.Thread(target=keep_trying) for _ in range(2)]
+    try:
+        sys.setswitchinterval(1e-6)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert most == 1 and not cache.in_use
 
 
 @pytest.mark.parametrize("where", ["embed", "blocks.0.attn.pattern", "blocks.1.resid_mid", "logits"])

@@ -216,6 +216,7 @@ def test_files_of_a_pattern_are_one_table_in_order(batch, tmp_path, workers):
     ("a.jsonl", "{}", ["--out", "a.jsonl", "--overwrite"], 2, "a.jsonl is an input too"),
     ("a.txt", "x", ["--model_size", "nope"], 1, "there is no model 'nope'"),
     ("a.txt", "x", ["--n_workers", "0"], 2, "n_workers must be"),
+    ("a.txt", "x", ["--stride", "0"], 2, "stride must be a whole number, at least 1, not 0"),
 ])
 def test_what_is_wrong_is_said_before_any_work(tmp_path, monkeypatch, name, content, arguments, status, message):
     import batch
@@ -389,6 +390,15 @@ def test_stop_and_samples_are_those_of_gpt2(shakespeare):
             assert row["n_tokens"] <= 30 and (row["n_tokens"] == len(ids) or "the" in whole)
             n_stopped += row["n_tokens"] < len(ids)
     assert n_stopped  # the work ends with the text
+
+
+def test_an_option_that_does_not_fit_the_model_ends_the_run(shakespeare):
+    """It is no error of each text."""
+    from many_texts.work import Text, fingerprint, generate_block
+
+    model = ("shakespeare", None, fingerprint("shakespeare", None))
+    with pytest.raises(ValueError, match="n_tokens_to_generate must be a whole number from 1 to 256 .*, not 257"):
+        generate_block([Text(0, "a")], model, n_tokens_to_generate=257)
 
 
 def test_a_text_of_100_mb_is_refused_at_once(shakespeare):

@@ -328,6 +328,11 @@ def test_the_words_in_the_terminal(lens_py, shakespeare):
 # --- columns of batch.py ---
 
 
+def test_a_stride_that_does_not_fit_the_model_is_refused(shakespeare):
+    with pytest.raises(ValueError, match="stride must be a whole number from 1 to 256 .*, not 257"):
+        columns([{"sentence": "To be"}], shakespeare, stride=257)
+
+
 def columns(rows, shakespeare, per="text", **options):
     """The rows that `batch.py score` makes of rows with the columns sentence and before, without its processes."""
     how = {"stride": None, "tokens": False, "words": True, "per": per, "correction": "whitespace",

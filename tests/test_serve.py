@@ -521,6 +521,21 @@ def test_clicks_that_come_too_fast_are_all_done(browser, shakespeare):
 
 
 @pytest.mark.slow
+def test_what_a_hidden_page_left_is_measured_when_it_is_shown(browser):
+    def turn(hidden):
+        browser.js("Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true})", hidden)
+        browser.js("document.dispatchEvent(new Event('visibilitychange'))")
+
+    turn(hidden=True)
+    browser.one("#text").send_keys(" Citizen")
+    settled(browser)
+    time.sleep(0.5)  # longer than REST
+    assert not shows_effects(browser)
+    turn(hidden=False)
+    wait_for(lambda: shows_effects(browser))
+
+
+@pytest.mark.slow
 def test_two_parts_out_at_once(browser, shakespeare):
     for name in ("layer 1, head 5", "layer 3, head 2"):
         browser.part(name).click()

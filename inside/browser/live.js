@@ -41,6 +41,7 @@ async function askOnce() {
     if (sent.text !== null) refused = `${answer.error}. Below is still the text before it.`;
     problem(sent.text !== null ? refused : answer.error);
     if (!waiting) Object.assign(wanted, state, { text: null, ids: data.ids, steps: [] }); // the rest goes on
+    measureSoon();
     show();
   } else {
     if (sent.text !== null) refused = "";
@@ -163,5 +164,6 @@ function startLive() {
   byId("text").addEventListener("input", (event) => typed(event.target.value));
   for (const name of ["likeliest", "sample", "back"]) byId(name).addEventListener("click", () => step(name));
   byId("save").addEventListener("click", savePage);
+  document.addEventListener("visibilitychange", measureSoon); // nothing is measured for a hidden page
   measureSoon();
 }

@@ -35,7 +35,7 @@ function saliencies() {
   const { token: after, answer, values } = data.saliency, most = Math.max(...values.map(Math.abs));
   const known = data.tokens.map((_, i) => values[i] ?? null); // what comes later does nothing
   return { says: ["Effect of each token on the logit of ", piece(answer), " after ", token(after)], least: "0",
-    most: `±${most.toFixed(2)}`, values: known.map((value) => (value === null ? null : Math.abs(value) / most)),
+    most: `±${most.toFixed(2)}`, values: known.map((value) => (value === null ? null : Math.abs(value) / (most || 1))),
     labels: known.map((value) => (value === null ? "" : signed(value))) };
 }
 
