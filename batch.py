@@ -5,8 +5,8 @@
 
 In: .txt (a text a line), .jsonl, .csv, .parquet, also gzipped; a pattern in quotes, "part-*.csv"; a URL that fsspec
 opens; or - for what is piped into stdin. Out: .jsonl, .csv (also .jsonl.gz, .csv.gz) or .parquet, the same rows in the
-same order, with columns added. A row that cannot be done has the reason in its column `error`. A run that is
-interrupted goes on where it was when the same command is run again.
+same order, with columns added. A row that fails has the reason in its column `error`. A run that is interrupted
+continues when the same command is run again.
 
 The work is done by Dask's worker processes, one a core, or by those of a running scheduler (docs/many-texts.md).
 Starting them takes some seconds: for a handful of texts `gpt2.py` and `lens.py` are done before. Install what it

@@ -91,8 +91,8 @@ def _bind_function(function: Function, arguments: list[str], short: dict[str, st
             quotes = f" (did you mean --{meant[0]} {surplus}?)"
         elif os.path.exists(surplus):
             quotes = '; a pattern of files goes in quotes, as in "part-*.csv"'
-        raise CommandLineError(f"{_quoted(surplus)} is one argument too many" +
-                               (quotes if names else ": there are only options"))
+        raise CommandLineError(f"unexpected argument {_quoted(surplus)}" +
+                               (quotes if names else ": this command takes only options"))
     try:
         for i, (name, text) in enumerate(zip(names, texts)):
             if text != "-" or i >= n_marked:  # for "-", unless after "--", stdin is read

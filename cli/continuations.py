@@ -17,9 +17,9 @@ def check_options(temperature: float, top_k: int | None, top_p: float | None, se
     check_whole("n_tokens_to_generate", n_tokens_to_generate, 1)
     check_whole("n_samples", n_samples, 1)
     if stop == "":
-        raise ValueError("stop is empty: give the text before which to end")
+        raise ValueError("stop is empty: give the text to stop at")
     if json and echo:
-        raise ValueError("echo makes no difference with json: each line has its prompt")
+        raise ValueError("echo makes no difference with json: each line contains its prompt")
     idle = {"top_k": top_k, "top_p": top_p, "seed": seed, "n_samples": n_samples if n_samples > 1 else None}
     for name, value in idle.items():
         if temperature == 0 and value is not None:

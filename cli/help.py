@@ -34,7 +34,7 @@ COMMON = {  # parameters that mean the same in several commands; a function's do
     "scheduler": "the address of a running Dask scheduler, as tcp://host:8786, instead of local worker processes; its "
                  "workers have the model in their own models_dir",
     "n_workers": "how many local worker processes; by default one for each core",
-    "strict": "end with an error at the first row that cannot be done",
+    "strict": "end with an error at the first row that fails",
     "overwrite": "replace the output if it exists",
 }
 

@@ -28,7 +28,7 @@ def read_text(text: str | None, max_bytes: int | None = None) -> str:
         if (text := ask("text: ")) is None:
             sys.exit()  # Ctrl-D: there is nothing to do
     elif text.isdecimal() and _stdin_is_unread():
-        notice(f"stdin is not read, since {text!r} is taken as the text; for a number, name the option")
+        notice(f"stdin is not read: {text!r} was taken as the text; if it is an option's value, name the option")
     if max_bytes is not None and len(text) > max_bytes:
         raise _too_long(max_bytes)
     return as_typed(text)

@@ -22,7 +22,7 @@ class ForwardPass(Protocol):
 
 
 def checked_pass(forward: Callable[..., np.ndarray]) -> ForwardPass:
-    """A decorator of the forward pass, for its callers' sake.
+    """A decorator of the forward pass that checks and completes its arguments.
 
     It refuses arguments that do not fit each other, makes the ids an array, wraps the hook so that it always returns a
     value, makes a cache if there is none, and sets n_logits. If the pass raises an exception, the cache is left as it
@@ -95,8 +95,7 @@ def check_pass(n_seq: int, wte: np.ndarray, wpe: np.ndarray, blocks: list[dict[s
         cache.check(len(blocks), n_head, n_embd, n_seq)
         n_past = cache.length
     if n_past + n_seq > len(wpe):
-        raise ValueError(f"{n_past + n_seq} positions are more than the context of {len(wpe)} (n_ctx): shorten the "
-                         "text")
+        raise ValueError(f"{n_past + n_seq} positions exceed the context of {len(wpe)} (n_ctx): shorten the text")
 
 
 def check_generation(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], n_tokens_to_generate: int,

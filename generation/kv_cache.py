@@ -51,7 +51,7 @@ class LayerCache:
 
 
 class NoCache:
-    """The cache of a layer that nothing comes before and whose keys and values nobody needs afterwards."""
+    """A layer's cache that stores nothing, for a pass that no positions come before or after."""
 
     def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return k, v

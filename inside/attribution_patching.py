@@ -18,7 +18,7 @@ def attribution_patching(clean: str | Sequence[int], corrupted: str | Sequence[i
                          position: int = -1, hook: Hook | None = None) -> Patching:
     """What `patching` finds, estimated to first order: how much a value differs between the texts, times the gradient.
 
-    Three passes do for all values: over the clean text, over the corrupted one, and back (Nanda, "Attribution
+    Three passes are enough for all values: over the clean text, over the corrupted one, and back (Nanda, "Attribution
     Patching", 2023, https://www.neelnanda.io/mechanistic-interpretability/attribution-patching; Syed et al., 2023,
     https://arxiv.org/abs/2310.10348). The logit is taken to be linear in the value between the two runs, which holds
     for small changes: well for single heads, badly for the early residual stream.
@@ -61,7 +61,7 @@ def show_attribution_patching(clean: str | None = None, corrupted: str | None = 
                               wrong: str | None = None, at: str = "resid_pre", *, by_position: bool = False,
                               position: int = -1, file: str | None = None, out: str | None = None,
                               model_size: str | None = None, models_dir: str | None = None) -> None:
-    """What patching finds, estimated from the gradient: three passes do for all values.
+    """What patching finds, estimated from the gradient: three passes are enough for all values.
 
     Args:
         at: resid_pre, attn_out, mlp_out: one position of one layer; z, q, k, v, pattern: one head at all positions.

@@ -69,7 +69,7 @@ class Intervention:
     Args:
         function: the hook, function(name, array).
         names: the names of the values that it looks at or changes; None if it may be any. A pass refuses those that
-            its model has not.
+            its model does not have.
         changes: those that it changes; by default all of `names`. `sweep` starts each run at the first layer of them.
         whole_text: True if it must see a text from its first position on, so that a pass with a filled cache refuses
             it.
@@ -213,7 +213,7 @@ def sweep(inputs, model: Model, interventions: Iterable, metric: Callable, *, n_
         An array of the metrics, [n_interventions, ...].
 
     Raises:
-        ValueError: an intervention is for a layer that the model has not.
+        ValueError: an intervention is for a layer that the model does not have.
 
     >>> ids = model[0].encode("First Citizen. Second Citizen. First")
     >>> best = sweep(ids, model, [None, zero(1, 5)], lambda logits: logits[-1].argmax())

@@ -71,11 +71,11 @@ def pair_of(clean, corrupted, model: Model, answer, wrong, position) -> Pair:
 def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: Model, answer: str | int,
              wrong: str | int | None = None, at: str = "resid_pre", by_position: bool = False, position: int = -1,
              hook: Hook | None = None) -> Patching:
-    """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
+    """How much of a clean text's answer comes back when single values of its run are put into a corrupted text's run.
 
     Activation patching (Meng et al., "Locating and Editing Factual Associations in GPT", 2022,
     https://arxiv.org/abs/2202.05262; as `transformer_lens.patching`): the two texts differ in little. Where a value of
-    the clean run turns the corrupted run's answer, the model keeps there what tells the texts apart.
+    the clean run flips the corrupted run's answer, the model stores what tells the texts apart.
 
     Args:
         clean: the first text, or its ids; with a list of texts, what comes back is the mean over them.
@@ -168,7 +168,7 @@ def show_patching(clean: str | None = None, corrupted: str | None = None, answer
                   wrong: str | None = None, at: str = "resid_pre", *, by_position: bool = False, position: int = -1,
                   file: str | None = None, out: str | None = None, model_size: str | None = None,
                   models_dir: str | None = None) -> None:
-    """How much of a clean text's answer comes back as single values of its run are put into a corrupted text's run.
+    """How much of a clean text's answer comes back when single values of its run are put into a corrupted text's run.
 
     Args:
         at: resid_pre, attn_out, mlp_out: one position of one layer; z, q, k, v, pattern: one head at all positions.

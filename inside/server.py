@@ -23,9 +23,9 @@ WAIT = 60  # seconds for a browser that does not go on with its request
 class Server(http.server.ThreadingHTTPServer):
     """The live page at `address`: GET gives the page, POST to `see` what it shows, POST to `save` a page in a file.
 
-    It listens on 127.0.0.1 alone. Only who knows the address, with its random token, gets an answer, and no other
-    site's page: Host and Origin must be the server's own (a page of another site can send requests to it, and a name of
-    that site's can lead to 127.0.0.1).
+    It listens on 127.0.0.1 alone. Only someone who knows the address, with its random token, gets an answer, and no
+    other site's page: Host and Origin must be the server's own (a page of another site can send requests to it, and a
+    name of that site's can lead to 127.0.0.1).
 
     Args:
         explorer: what answers, one request at a time.
@@ -99,7 +99,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send(HTTPStatus.OK, kind, '{"interrupted": true}')
         except Exception as error:  # a mistake of the program's: one line for the page, the traceback for the terminal
             self.send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8",
-                      f"the server failed ({type(error).__name__}: {error}); its terminal says more")
+                      f"the server failed ({type(error).__name__}: {error}); see its terminal for details")
             raise
         else:
             self.send(HTTPStatus.OK, kind, answer)

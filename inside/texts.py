@@ -89,7 +89,7 @@ def rows_of(file: str, needed: list[str], optional: list[str], given: dict[str, 
     Args:
         file: the file's name; UTF-8, its first row names the columns.
         needed, optional: names of columns.
-        given: the same arguments as they were on the command line, where they must not be then.
+        given: the same arguments from the command line; each must be None if the file has its column.
         position: the one on the command line, which must be -1, its default, if the file has a column of positions.
 
     Raises:

@@ -71,7 +71,7 @@ def dashboard_of(client) -> str | None:
     import requests
 
     link = client.dashboard_link  # Dask gives one in any case
-    with contextlib.suppress(requests.RequestException):  # not to be reached from here: it may be from elsewhere
+    with contextlib.suppress(requests.RequestException):  # unreachable from here, but perhaps not from elsewhere
         if requests.head(link, timeout=1).status_code == 404:
             return None
     return link
@@ -117,7 +117,7 @@ def out_of_reach(function: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until the end of this `with`. Windows cannot: there `work.dask_setup` has to do."""
+    """Ctrl-C waits until the end of this `with`. Windows cannot do this: there `work.dask_setup` has to suffice."""
     if sys.platform == "win32":  # where signal has no pthread_sigmask
         yield
         return
@@ -147,7 +147,7 @@ def start_resource_tracker():
 
 
 def close_unwanted(future):
-    """Close a cluster that is ready after nobody waits for it any more."""
+    """Close a cluster that becomes ready when nobody is waiting for it any more."""
     if future.exception() is None and future.result() is not None:
         future.result().close()
 

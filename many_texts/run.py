@@ -100,7 +100,7 @@ def run(name: str, options: Options, **how) -> None:
         with contextlib.closing(open_journal(out, identity, options.overwrite)) as journal, kept(journal):
             if how.get("temperature") and how["seed"] is None:
                 how["seed"] = journal.head["drawn_seed"]
-                notice(f"without --seed, it is {how['seed']} this time")
+                notice(f"no --seed was given: this run uses {how['seed']}")
             function = functools.partial(command.function, model=(options.model_size, options.models_dir, fingerprint),
                                          **how)
             n_workers = sum(client.nthreads().values())

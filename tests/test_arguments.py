@@ -150,7 +150,7 @@ def test_a_single_dash_is_stdin():
     ("--echo --noecho", "echo is given twice"),
     ("two words", "n_tokens must be a whole number, not 'words'; a text of several words goes in quotes"),
     ("not all --n_tokens 5", "n_tokens is given twice: '5' and 'all'; a text of several words goes in quotes"),
-    ("x 5 6", "'6' is one argument too many; a text of several words goes in quotes"),
+    ("x 5 6", "unexpected argument '6'; a text of several words goes in quotes"),
     ("x many", "n_tokens must be a whole number, not 'many'"),
     ("-n 1.5", "n_tokens must be a whole number, not '1.5'"),
     ("-n None", "n_tokens must be a whole number, not 'None'"),
@@ -178,8 +178,8 @@ def test_required_parameters():
     assert called("a b", copy) == {"source": "a", "target": "b"}
     assert called("--target b a", copy) == {"source": "a", "target": "b"}
     assert refused("a", copy) == "target is missing; --help says what it is"
-    assert refused("x", lambda *, n=1: None) == "'x' is one argument too many: there are only options"
-    assert refused("a b", lambda source, *, out: None) == "'b' is one argument too many (did you mean --out b?)"
+    assert refused("x", lambda *, n=1: None) == "unexpected argument 'x': this command takes only options"
+    assert refused("a b", lambda source, *, out: None) == "unexpected argument 'b' (did you mean --out b?)"
 
 
 @pytest.mark.parametrize("arguments, values", [

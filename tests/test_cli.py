@@ -215,7 +215,7 @@ def test_of_an_endless_stdin_only_the_beginning_is_read(run):
 def test_a_number_is_the_prompt_and_what_becomes_of_stdin_is_said(run, expected):
     result = run("60", *BUNDLED, input="KING RICHARD")
     assert result.stdout == expected("60")
-    assert result.stderr.startswith("stdin is not read, since '60' is taken as the text; for a number, name the option")
+    assert result.stderr.startswith("stdin is not read: '60' was taken as the text; if it is an option's value, name")
     assert run("-n5", *BUNDLED, input="KING RICHARD").stdout == expected("KING RICHARD", 5)
 
 

@@ -206,7 +206,7 @@ def test_bad_ids_are_refused(shakespeare, ids, error, message):
 
 
 def test_more_positions_than_the_context_are_refused(shakespeare):
-    with pytest.raises(ValueError, match="257 positions are more than the context of 256"):
+    with pytest.raises(ValueError, match="257 positions exceed the context of 256"):
         shakespeare.logits([5] * 257)
 
 

@@ -51,7 +51,7 @@ def test_the_documentation_lists_every_name_with_its_shape(shakespeare):
     _, hparams, params = shakespeare
     seen, n_listed = lens.record(["*", "blocks.*.attn.result"]), 0
     gpt2([5, 6, 7], **params, n_head=hparams["n_head"], hook=seen)
-    sizes = {**hparams, "d_head": 32, "n_seq": 3, "n_query": 3, "n_key": 3, "n_logits": 3, "4 * n_embd": 768, "1": 1}
+    sizes = {**hparams, "d_head": 32, "n_seq": 3, "n_query": 3, "n_key": 3, "n_logits": 3, "n_inner": 768, "1": 1}
     page = (ROOT / "docs" / "looking-inside.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \| `\[(.*?)\]` \|", page, re.M)
     for names, shape in rows:

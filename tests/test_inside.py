@@ -449,7 +449,7 @@ def test_the_examples_in_docstrings_are_true(shakespeare, path):
     (lambda m: lens.next_tokens("x", m, k=2.0), TypeError, "k must be a whole number .* not 2.0"),
     (lambda m: lens.next_tokens("x", m, temperature=-1), ValueError, "temperature must be a finite number, .* not -1"),
     (lambda m: lens.next_tokens("x", m, temperature="1"), TypeError, "temperature must be a finite number, .* not '1'"),
-    (lambda m: lens.next_tokens("x " * 300, m), ValueError, "more than the context of 256"),
+    (lambda m: lens.next_tokens("x " * 300, m), ValueError, "exceed the context of 256"),
     (lambda m: lens.score("", m), ValueError, "nothing to score: the text is empty"),
     (lambda m: lens.score("x", m, stride=257), ValueError, "stride must be a whole number from 1 to 256 .*, not 257"),
     (lambda m: lens.attention("x", m, layer=6), ValueError, "layer must be a whole number from 0 to 5 .*, not 6"),

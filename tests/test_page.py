@@ -107,7 +107,7 @@ def test_30_tokens_of_the_124m_stay_below_2_mb():
 
 @pytest.mark.slow
 def test_a_text_too_long_for_a_page_is_refused(monkeypatch, shakespeare):
-    with pytest.raises(ValueError, match="300 positions are more than the context of 256"):
+    with pytest.raises(ValueError, match="300 positions exceed the context of 256"):
         lens.page([5] * 300, shakespeare)
     monkeypatch.setattr("inside.page_data.MOST_WEIGHTS", 36 * 20 * 21 // 2 + 10)  # 20 tokens
     with pytest.raises(ValueError, match="the text has 21 tokens, but a page holds at most 20 tokens"):

@@ -347,7 +347,7 @@ def test_a_mistake_of_the_programs_is_one_line_for_the_page_and_a_traceback_for_
         server, explorer, monkeypatch, capsys):
     monkeypatch.setattr(explorer, "see", lambda asked: {}["key"])
     status, _, text = ask(server, f"/{TOKEN}/see", "{}")
-    assert status == 500 and text == "the server failed (KeyError: 'key'); its terminal says more"
+    assert status == 500 and text == "the server failed (KeyError: 'key'); see its terminal for details"
     wait_for(lambda: "KeyError: 'key'" in capsys.readouterr().err)
 
 

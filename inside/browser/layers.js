@@ -4,7 +4,7 @@
 // A cell with one of the predictions at a place.
 function lensCell(layer, after, rank) {
   const at = after - data.lens.first;
-  if (!data.lens.ids[layer][at].length) return element("td", {}, "…"); // it is still computed
+  if (!data.lens.ids[layer][at].length) return element("td", {}, "…"); // still being computed
   const text = data.pieces[data.lens.ids[layer][at][rank]], p = data.lens.probabilities[layer][at][rank];
   const cell = element("td", { title: `${text} ${percent(p, 2)}`, class: layer === data.n_layer - 1 ? "last" : "" },
     element("bdi", {}, text), element("span", { class: "number" }, percent(p)));

@@ -6,7 +6,7 @@ const wanted = { ...state, text: null, steps: [] }; // what the user asked for l
 let asking = false, waiting = false;
 let refused = ""; // why the text that stands there is not the one that is shown
 const PAUSE = 1000; // ms between two attempts to reach a server that does not answer
-const REST = 300;   // ms without a change after which the hand rests
+const REST = 300;   // ms without a change before measuring
 
 const AT_THE_END = { token: null, key: null, explained: null, patches: [] }; // where one is when the text changes
 
@@ -86,7 +86,7 @@ function take(answer, sent) {
   if (newText) revealToken();
 }
 
-// What takes long is measured when the hand rests; the server stops measuring when something else is asked.
+// What takes long is measured after a rest; the server stops measuring when something else is asked.
 const measured = { key: "", values: {} }; // what was measured last, and for which state
 let resting;
 
