@@ -101,6 +101,9 @@ def test_questions_about_the_rows_of_a_file(lens_py, tmp_path, shakespeare):
     assert f"{mean.change[1, 5]:+.2f} ±{mean.standard_error[1, 5]:.2f}" in shown
     shown = lens_py("attribution", "--file", file, *BUNDLED).stdout
     assert re.search(r"embed +[+-]\d\.\d+ ±\d\.\d+", shown)
+    shown = lens_py("attribution", "--file", file, "--wrong", " M", *BUNDLED).stdout  # the same for all rows
+    mean = lens.attribution([text for text, _ in ROWS], shakespeare, [answer for _, answer in ROWS], " M")
+    assert f" {mean.values[0]:+.3f} ±" in shown.splitlines()[1]
     earlier = write_rows(tmp_path / "earlier.csv", ["position", "answer", "text"], [(1, a, t) for t, a in ROWS])
     at_the_end, at_position_1 = (lens_py("ablation", "--file", name, *BUNDLED).stdout for name in (file, earlier))
     assert at_the_end != at_position_1 != ""
