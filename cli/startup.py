@@ -14,6 +14,7 @@ def guard_imports() -> None:
     handled is for the program to decide.
     """
     sys.excepthook = excepthook  # first: the next import takes longer than all before it
+    sys.unraisablehook = interrupt_again
     import signal
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in a background job it is ignored: leave that
@@ -42,6 +43,23 @@ def excepthook(kind: type[BaseException], error: BaseException, traceback: Trace
         print("error: " + one_line(error), file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
+
+
+def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """As `sys.unraisablehook`. In a `__del__` or a callback of the garbage collector, such as Dask's, Python can only
+    ignore Ctrl-C: there it comes once more a moment later."""
+    import signal
+    import threading
+
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    # in a background job SIGINT is ignored, and the exception came from a handler of SIGTERM
+    number = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
+    if os.name == "posix":  # to the main thread itself: a signal to another one would not end its wait
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number)).start()
+    else:
+        threading.Timer(0.05, signal.raise_signal, (number,)).start()
 
 
 def one_line(error: BaseException) -> str:

@@ -29,18 +29,19 @@ import errno
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cli.arguments import CommandLineError, Component, bind
 from cli.startup import INTERRUPTED, end_line_of_terminal, exit_interrupted, one_line
 
 
 def notice(text: object) -> None:
-    """Print a line to stderr for the person at the terminal: stdout is for results alone."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line to stderr for the person at the terminal: stdout is for results alone. If nobody reads it any more,
+    the work goes on."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def run_command_line(component: Component, arguments: list[str] | None = None,
@@ -68,7 +69,6 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
         call = bind(component, list(sys.argv[1:] if arguments is None else arguments), short)
         if guarded:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # KeyboardInterrupt, so that files are tidied up
-            sys.unraisablehook = interrupt_again
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy: what is not finite becomes an error of its own
             call()
@@ -89,17 +89,6 @@ def run_command_line(component: Component, arguments: list[str] | None = None,
         signal.signal(signal.SIGINT, exit_interrupted)  # nothing is left to tidy up
     _flush_stdout()
     sys.exit(status)
-
-
-def interrupt_again(unraisable: Any) -> None:
-    """As `sys.unraisablehook`. In a `__del__` or a callback of the garbage collector, such as Dask's, Python can only
-    ignore Ctrl-C: there it comes once more a moment later."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
-    elif os.name == "posix":  # to the main thread itself: a signal to another one would not end its wait
-        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
-    else:
-        threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
 
 
 def is_interrupt(error: BaseException | None) -> bool:

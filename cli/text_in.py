@@ -3,6 +3,7 @@ import codecs
 import contextlib
 import os
 import re
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def for_each_prompt(answer: Callable[[str], None], text: str | None, max_bytes: 
     notice(f"type a text to continue; Ctrl-C ends a continuation, {ends} the program")
     while True:
         try:
+            signal.signal(signal.SIGINT, interrupt_once)
             line = ask("> ")
             if line is None:
                 return
@@ -56,6 +58,13 @@ def for_each_prompt(answer: Callable[[str], None], text: str | None, max_bytes: 
             if not is_interrupt(error):
                 raise
             notice("")  # after ^C
+
+
+def interrupt_once(*_: object) -> None:
+    """Ctrl-C ends an answer, once: `timeout --foreground` and other wrappers send it a second time, which would end the
+    program if it came before the next text is asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def ask(prompt: str) -> str | None:

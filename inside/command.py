@@ -102,9 +102,11 @@ def show(ask: Callable[[], Any], plot: Callable, out: str | None, **of_table: An
 
 def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file that appears when it is whole: Ctrl-C or a full disk leaves the old one, not half a new one."""
-    partial = Path(f"{path}.part")
+    partial = Path(f"{path}.{os.getpid()}.part")  # of this process alone
+    partial.unlink(missing_ok=True)
     try:
-        partial.write_bytes(data)
+        with open(partial, "xb") as file:  # not through a link
+            file.write(data)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

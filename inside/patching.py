@@ -40,12 +40,17 @@ class Pair(NamedTuple):
     answer: Answer
     model: Model
 
-    def result(self, values, clean_logits, corrupted_logits, at: str, how: str) -> Patching:
-        """`Patching` of the answer's logits `values` [n_layer, n_column], between those of the two whole runs."""
+    def ends(self, clean_logits, corrupted_logits) -> tuple[float, float]:
+        """The answer's logit in both runs; ValueError if it is the same, since there is nothing to bring back then."""
         best, worst = self.answer.logit(clean_logits), self.answer.logit(corrupted_logits)
         if abs(best - worst) < 1e-4 * max(1, abs(best)):
             raise ValueError(f"the logit of {self.answer.named} is the same after both texts ({best:.4f}), so there is "
                              "nothing to bring back: choose another answer, or texts that differ more")
+        return best, worst
+
+    def result(self, values, clean_logits, corrupted_logits, at: str, how: str) -> Patching:
+        """`Patching` of the answer's logits `values` [n_layer, n_column], between those of the two whole runs."""
+        best, worst = self.ends(clean_logits, corrupted_logits)
         warn_of_the_other_spelling(self.answer, clean_logits, self.model)
         corrupted, clean = (quote(text.ids, self.model.encoder) for text in (self.corrupted, self.clean))
         return with_title(
@@ -108,6 +113,7 @@ def patching(clean: str | Sequence[int], corrupted: str | Sequence[int], model: 
     seen = record(names)
     clean_logits = model.logits(pair.clean.ids, n_logits=1, hook=compose(hook, seen))
     corrupted_logits = model.logits(pair.corrupted.ids, n_logits=1, hook=hook)
+    pair.ends(clean_logits, corrupted_logits)  # refuses them before the long sweep
     positions: list = list(range(len(pair.clean.ids))) if by_position or at not in HEADS else [None]
     heads: list = list(range(model.n_head)) if at in HEADS else [None]
     patches = [patch(name, seen[name], i, head) for name in names for head in heads for i in positions]

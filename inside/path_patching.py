@@ -48,6 +48,7 @@ def path_patching(clean: str | Sequence[int], corrupted: str | Sequence[int], mo
     frozen, seen = record("blocks.*.attn.z" if head is None else ["blocks.*.attn.z", name]), record("blocks.*.attn.z")
     corrupted_logits = model.logits(pair.corrupted.ids, n_logits=1, hook=compose(hook, frozen))
     clean_logits = model.logits(pair.clean.ids, n_logits=1, hook=compose(hook, seen))
+    pair.ends(clean_logits, corrupted_logits)  # refuses them before the long sweep
     z = [f"blocks.{layer}.attn.z" for layer in range(end)]
     freeze = [patch(other, frozen[other]) for other in z]
     senders = [compose(patch(z[layer], seen[z[layer]], heads=i), *freeze[layer + 1 :])

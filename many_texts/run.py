@@ -110,11 +110,13 @@ def run(name: str, options: Options, **how) -> None:
                    + (f"; {journal.n_texts:,} were finished before" if journal.n_texts else ""))
             blocks = blocks_of(unfinished(rows, journal), sizes(rows.n - journal.n_texts, n_workers, command))
             work_through(client, function, blocks, journal, rows.n, options.strict)
+            check_out(out, source, options.overwrite)  # again: it may be there by now
             tables.write(out, joined(rows, journal, added, options.prefix, dropped), types)
-        os.unlink(journal.path)
-    notice(f"{counted(rows.n, 'text')}, {counted(journal.n_tokens, 'token')} in {time.perf_counter() - start:.1f} s, "
-           f"{counted(journal.n_failed, 'row')} failed"
-           + (f"; the column {options.prefix}error says why" if journal.n_failed else ""))
+        Path(journal.path).unlink(missing_ok=True)
+        seconds = time.perf_counter() - start
+        notice(f"{counted(rows.n, 'text')}, {counted(journal.n_tokens, 'token')} in {seconds:.1f} s, "
+               f"{counted(journal.n_failed, 'row')} failed"
+               + (f"; the column {options.prefix}error says why" if journal.n_failed else ""))
 
 
 def added_columns(command, *, n_samples=1, per="text", entropy=False, **how):
@@ -152,8 +154,12 @@ def open_source(name: str | None, kind: str | None) -> Iterator[tables.Source]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "stdin." + (kind or "txt"))
         tables.check_kind(kind or "txt")
-        with open(path, "wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            with open(path, "wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        except OSError as error:
+            error.filename = path  # a full disk has no name otherwise
+            raise
         yield tables.Source(path, kind)
 
 

@@ -25,7 +25,6 @@ ATTEMPTS, BACKOFF = 5, 1.0  # tries in a row without progress; seconds before th
 MAX_WAIT = 60  # seconds: a server that asks for more time than this (Retry-After) is given up at once
 CHUNK = 2**14  # bytes per read, at most
 WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml", "text/xml", "application/xml")
-KEPT = "what came is kept, and the next run resumes from there"
 
 
 def download(url: str, path: Path, *, sha256: str | None = None, length: int | None = None, max_length: int = 2**24,
@@ -50,7 +49,7 @@ def download(url: str, path: Path, *, sha256: str | None = None, length: int | N
     try:
         version = _fetch(url, partial, length, max_length)
     except KeyboardInterrupt:
-        logger.warning(f"{path.name}: {KEPT}")
+        logger.warning(f"{path.name}: interrupted{partial.outlook()}")
         raise
     try:
         _verify(partial.path, version, sha256, length, check)
@@ -91,6 +90,15 @@ class Partial:
             return None
         is_one = isinstance(version, dict) and version.keys() == {"length", "md5", "ETag", "Last-Modified"}
         return version if is_one else None
+
+    def resumes_at(self) -> int:
+        """Where the next try begins: 0 also where the file's length is unknown, since the rest has no end then."""
+        version = self.version()
+        return self.size() if version and version["length"] else 0
+
+    def outlook(self) -> str:
+        """For the end of a message: that the next run resumes, if it does."""
+        return "; what came is kept, and the next run resumes from there" if self.resumes_at() else ""
 
     def start(self, version: dict) -> None:
         self.remove()
@@ -149,7 +157,7 @@ def _fetch(url, partial, length, max_length):
             if failure.retry_after > MAX_WAIT or tries >= ATTEMPTS:
                 count = "1 try" if tries == 1 else f"{tries} tries"
                 wait = f", and the server asks to wait {failure.retry_after:,.0f} s" if failure.retry_after else ""
-                raise ConnectionError(f"{where}: gave up after {count}: {failure}{wait}; {KEPT}") from None
+                raise ConnectionError(f"{where}: gave up after {count}: {failure}{wait}{partial.outlook()}") from None
             delay = max(BACKOFF * 2 ** (tries - 1), failure.retry_after)
             logger.warning(f"{partial.path.stem}: {failure}; trying again in {delay:g} s")
             time.sleep(delay)
@@ -157,8 +165,7 @@ def _fetch(url, partial, length, max_length):
 
 def _try(url, partial, length, max_length):
     """One try: ask for the missing bytes, check the answer, write what comes. Returns the file's version."""
-    version = partial.version()
-    start = partial.size() if version and version["length"] else 0  # without a length there is no end to resume to
+    version, start = partial.version(), partial.resumes_at()
     if start and start == version["length"]:
         return version
     with _ask(url, start) as response:
@@ -263,7 +270,7 @@ def _write(url, response, partial, start, total, max_length):
                     while block:
                         block = block[file.write(block) :]
                 except OSError as error:
-                    raise OSError(f"{partial.path} cannot be written ({error.strerror}): {KEPT}") from None
+                    raise OSError(f"{partial.path} cannot be written: {error.strerror}{partial.outlook()}") from None
     return size
 
 

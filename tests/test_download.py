@@ -181,6 +181,17 @@ def test_resumes_after_a_kill_and_ctrl_c(server, tmp_path, n, name):
     assert requests_of(server) == [None, f"bytes={n}-"]
 
 
+def test_what_cannot_be_resumed_is_not_promised(server, tmp_path):
+    """Without a length the rest has no end to be asked for."""
+    server.faults[DATA] = [("hang", 5)]
+    server.chunked = True
+    process = start(tmp_path, "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)")
+    wait_for(lambda: partial_of(tmp_path).exists() and partial_of(tmp_path).stat().st_size == 5)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert f"{DATA_FILE}: interrupted\n" in stderr and "resumes" not in stderr
+
+
 @pytest.mark.parametrize("beginning", ["nothing", "half"])
 def test_what_a_kill_leaves_at_any_line_is_completed_by_the_next_run(server, tmp_path, beginning):
     """A kill leaves the folder as it is before some line of the download: each of these states is one to start from."""
@@ -328,7 +339,7 @@ def test_retry_after_is_heeded(server, tmp_path, monkeypatch, seconds, waited):
 def test_gives_up_if_the_server_asks_to_wait_for_long(server, tmp_path, seconds):
     server.faults["355M/checkpoint"] = [503]
     server.headers["Retry-After"] = seconds
-    with pytest.raises(ConnectionError, match=r"gave up after 1 try: .*, and the server asks to wait [0-9,]+ s;"):
+    with pytest.raises(ConnectionError, match=r"gave up after 1 try: .*, and the server asks to wait [0-9,]+ s$"):
         download_gpt2_files("355M", tmp_path)
     assert len(server.requests) == 1
 

@@ -515,6 +515,7 @@ def test_a_bad_argument_of_a_question_is_refused(shakespeare, ask, error, messag
     (lambda m: lens.patching("The king", "The mighty king", m, 1), ValueError,
      r"clean text has 2 tokens, the corrupted one 4: .*\nclean:     The ·king\ncorrupted: The ·might y ·king"),
     (lambda m: lens.patching("The king", "The king", m, " of"), ValueError, "logit of ·of is the same after both"),
+    (lambda m: lens.path_patching("The king", "The king", m, " of"), ValueError, "logit of ·of is the same after both"),
     (lambda m: lens.induction(m, n=129), ValueError, "n must be a whole number from 2 to 128 .*, not 129"),
     (lambda m: lens.induction(m, seed=-1), ValueError, "seed must be a whole number"),
     (lambda m: lens.ablation("x", m._replace(encoder=None), 1), TypeError, "no tokenizer .*: give token ids"),

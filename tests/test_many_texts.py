@@ -479,15 +479,22 @@ def interrupted(tmp_path, shakespeare, how, n=700):
     return first.decode(), second.decode()
 
 
-def test_kill_leaves_nothing_of_what_is_piped_in(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])  # kill, and a terminal that is closed
+def test_kill_leaves_nothing_of_what_is_piped_in(tmp_path, number):
     process = start("score", "-", "--out", tmp_path / "out.jsonl", stdin=subprocess.PIPE,
                     env={**os.environ, "TMPDIR": str(tmp_path)})
     process.stdin.write(b"To be")
     process.stdin.flush()
     wait_for(lambda: list(tmp_path.glob("*/stdin.txt")))
-    process.terminate()
+    process.send_signal(number)
     assert process.wait(30) == 130 and not list(tmp_path.iterdir())
     assert process.communicate() == (b"", b"")
+
+
+def test_a_full_disk_of_temporary_files_is_named(tmp_path, batch):
+    result = batch("score", "-", "--out", tmp_path / "out.jsonl", input=100_000 * "x", env={"TMPDIR": str(tmp_path)},
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)))
+    assert "/stdin.txt: File too large" in error_line(result) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -533,6 +540,19 @@ def test_a_full_disk(tmp_path, shakespeare, batch):
     result = batch(*command)
     assert result.returncode == 0 and "were finished before" in result.stderr
     assert len(read(out)) == 400 and not list(tmp_path.glob("*.progress"))
+
+
+@pytest.mark.slow
+def test_an_output_that_appears_during_the_run_is_kept(tmp_path, batch):
+    (tmp_path / "in.txt").write_text("\n".join(make_texts(700)))
+    out = tmp_path / "out.jsonl"
+    process = start("score", tmp_path / "in.txt", "--out", out, "--n_workers", "1")
+    wait_for(lambda: n_blocks(out) >= 1, 60)
+    out.write_text("precious")
+    errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 2 and f"error: {out} exists already" in errors and out.read_text() == "precious"
+    result = batch("score", tmp_path / "in.txt", "--out", out, "--n_workers", "1", "--overwrite")
+    assert result.returncode == 0 and "700 were finished before" in result.stderr and len(read(out)) == 700
 
 
 @pytest.mark.slow

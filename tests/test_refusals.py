@@ -303,7 +303,7 @@ def test_disk_that_fills_up(server, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
-        refused(tmp_path, "[.]part cannot be written .File too large.: what came is kept")
+        refused(tmp_path, "[.]part cannot be written: File too large; what came is kept")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     download(tmp_path)

@@ -1,9 +1,11 @@
 """Running a program: exit status, one-line errors, encodings, text in and out, where a line begins on the screen."""
 import codecs
+import contextlib
 import errno
 import io
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -141,6 +143,38 @@ def test_the_hook_for_exceptions_hides_no_bug(capsys):
         startup.excepthook(type(error), error, None)
     assert capsys.readouterr().err == ("error: the package numpy is not installed: pip install -r requirements.txt\n"
                                        "KeyError: 'bug'\n")
+
+
+def test_a_notice_that_nobody_reads_does_not_end_the_work(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with contextlib.suppress(BrokenPipeError), open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        assert exit_status(lambda: terminal.notice("2 texts on 2 workers")) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals as POSIX does")
+def test_a_second_ctrl_c_while_the_first_is_answered_does_not_end_the_program(monkeypatch):
+    """timeout --foreground sends one when the terminal has sent one."""
+    before, lines, answered = signal.getsignal(signal.SIGINT), iter(["a", "b", None]), []
+
+    def answer(text):
+        answered.append(text)
+        if text == "a":
+            signal.raise_signal(signal.SIGINT)
+
+    def notice(text):
+        if text == "":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(text_in, "_at_keyboard", lambda: True)
+    monkeypatch.setattr(text_in, "ask", lambda prompt: next(lines))
+    monkeypatch.setattr(text_in, "notice", notice)
+    try:
+        text_in.for_each_prompt(answer, None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answered == ["a", "b"]
 
 
 # --- text in ------------------------------------------------------------------------------------
