@@ -56,10 +56,10 @@ def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
         return
     # in a background job SIGINT is ignored, and the exception came from a handler of SIGTERM
     number = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
-    if os.name == "posix":  # to the main thread itself: a signal to another one would not end its wait
-        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number)).start()
-    else:
+    if sys.platform == "win32":  # where signal has no pthread_kill
         threading.Timer(0.05, signal.raise_signal, (number,)).start()
+    else:  # to the main thread itself: a signal to another one would not end its wait
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number)).start()
 
 
 def one_line(error: BaseException) -> str:
