@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ import gpt2
 import lens
 from cli.tables import Table, print_table
 from cli.terminal import run_command_line
+from inside.command import write_whole
 from utils import load_encoder_hparams_and_params
 
 PAIR = ["First Murderer. Second Murderer. First", "First Senator. Second Senator. First", " M", " S"]
@@ -177,15 +177,28 @@ def test_bad_commands_are_one_line(lens_py, arguments, status, message):
     assert message in result.stderr and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files as POSIX can")
 @pytest.mark.parametrize("command, name", [(["tokens"], "a.png"), (["page", "--overwrite"], "a.html")])
-def test_a_file_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path, monkeypatch, command, name):
-    path = tmp_path / name
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path, command, name):
+    import resource
+
+    path, limits = tmp_path / name, resource.getrlimit(resource.RLIMIT_FSIZE)
     path.write_bytes(b"old")
-    write = Path.write_bytes
-    monkeypatch.setattr(Path, "write_bytes", lambda self, data: [write(self, data[:9]), os.fsync(-1)])
-    result = lens_py(*command, "x", *BUNDLED, "--out", str(path))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9, limits[1]))
+    try:
+        result = lens_py(*command, "x", *BUNDLED, "--out", str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert result.returncode == 1 and result.stderr.startswith("error: ")
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a symbolic link")
+def test_what_is_written_does_not_go_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / f"a.png.{os.getpid()}.part").symlink_to(tmp_path / "precious")
+    write_whole(tmp_path / "a.png", b"new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"precious": "old", "a.png": "new"}
 
 
 def test_a_picture_is_written_even_if_nobody_reads_the_table(lens_py, tmp_path, monkeypatch):
