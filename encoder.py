@@ -219,7 +219,8 @@ class Encoder:
             raise ValueError(f"no merge makes the token {never[0]!a}{more}: {len(merged)} merges do not fit "
                              f"{len(tokens)} tokens; download both files again")
         for text, added in self.added_tokens.items():
-            tokens[added.id] = "".join(characters[byte] for byte in text.encode("utf-8"))
+            if added.id in unmade:  # "é", for one, is the token of the byte 0xE9, and stays that
+                tokens[added.id] = "".join(characters[byte] for byte in text.encode("utf-8"))
         self.n_vocab = len(tokens) if n_vocab is None else n_vocab
         self.name = name
         self.eot_token = vocabulary.get(END_OF_TEXT) if eot_token is None else eot_token
@@ -330,6 +331,8 @@ def split_at(text: str, tokens: dict[str, AddedToken]) -> Iterator[str | int]:
             start = SPACE_BEFORE.match(text, done, start).start()
         if token.rstrip:
             stop = SPACE.match(text, stop).end()
+        if stop <= done:  # white space that belongs to the token before
+            continue
         if done < start:
             yield text[done:start]
         yield token.id

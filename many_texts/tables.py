@@ -260,9 +260,11 @@ def read_parquet(file):
     import pyarrow.parquet as pq
 
     with arrow_errors():
-        for batch in pq.ParquetFile(file).iter_batches(N_ROWS):
-            for values in zip(*map(values_of, batch.columns)):
-                yield Row(dict(zip(batch.schema.names, values)))
+        parquet = pq.ParquetFile(file)
+        for i in range(parquet.num_row_groups):  # pyarrow cannot join two groups' dictionaries inside a struct or list
+            for batch in parquet.iter_batches(N_ROWS, row_groups=[i]):
+                for values in zip(*map(values_of, batch.columns)):
+                    yield Row(dict(zip(batch.schema.names, values)))
 
 
 def parquet_schema(file):

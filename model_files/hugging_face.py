@@ -47,10 +47,11 @@ SETTINGS: dict[str, tuple[Any, ...]] = {  # in config.json: the values that are 
     "quantization_config": (None,),
     "auto_map": (None,),  # code of its own
 }
-# In generation_config.json, if they are not 0, 1 or empty: transformers generates another text with them, greedily too.
+# If they are not 0, 1 or empty, transformers generates another text with them, greedily too.
 OF_GENERATION = ("num_beams", "penalty_alpha", "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids",
                  "force_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "forced_bos_token_id",
-                 "forced_eos_token_id", "min_length", "min_new_tokens", "guidance_scale", "stop_strings")
+                 "forced_eos_token_id", "min_length", "min_new_tokens", "guidance_scale", "stop_strings",
+                 "encoder_repetition_penalty", "exponential_decay_length_penalty", "watermarking_config")
 # Not weights of the language model: the causal masks that old versions saved, and the heads beside it that are trained
 # with it (GPT2DoubleHeadsModel's, and the value head of reinforcement learning).
 NOT_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|(multiple_choice_head|v_head)\..*")
@@ -76,13 +77,16 @@ def check_files(folder: Path, missing: list[Path]) -> None:
 
 
 def say_what_is_ignored(folder: Path) -> None:
-    """A notice of what generation_config.json asks for and `gpt2.generate` does not do."""
-    generation = read_settings(folder / "generation_config.json")
+    """A notice of what generation_config.json asks for and `gpt2.generate` does not do; older folders have config.json
+    alone."""
+    path = folder / "generation_config.json"
+    path = path if path.is_file() else folder / "config.json"
+    generation = read_settings(path)
     names = [name for name in OF_GENERATION if generation.get(name) not in (None, 0, 1, [], {})]
     if isinstance(ends := generation.get("eos_token_id"), list) and len(ends) > 1:
         names.append(f"eos_token_id (a text ends with {ends[0]} alone)")
     if names:
-        logger.warning(f"ignored in {folder / 'generation_config.json'}: {', '.join(names)}; transformers may generate "
+        logger.warning(f"ignored in {path}: {', '.join(names)}; transformers may generate "
                        "another text")
 
 
@@ -126,6 +130,9 @@ def load_hparams(folder: Path) -> dict[str, Any]:
         if not found:
             raise ValueError(f"{path}: it has no {aliases[0]}")
         hparams[name] = config[found[0]]
+        if config[found[-1]] != config[found[0]]:
+            raise ValueError(f"{path}: {found[0]} is {short(config[found[0]])} and {found[1]} is "
+                             f"{short(config[found[1]])}, but both name the same size: remove the wrong one")
     if config.get("n_inner") is not None:
         hparams["n_inner"] = config["n_inner"]
     try:
@@ -143,7 +150,8 @@ def get_encoder(folder: Path, name: str, n_vocab: int) -> Encoder:
 def _special_id(folder: Path, setting: str, n_vocab: int) -> int | None:
     """bos_token_id or eos_token_id of a model, as transformers uses it; None if it is not an id of this model.
 
-    Of several tokens that end a text it is the first.
+    Of several tokens that end a text it is the first. Where generation_config.json has none, it is that of config.json:
+    transformers does not end such a text.
     """
     generation = read_settings(folder / "generation_config.json")
     value = (generation if setting in generation else read_object(folder / "config.json")).get(setting)
@@ -215,6 +223,8 @@ def read_tensors(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Iterator[t
                 raise ValueError(f"{path} has the tensor {name} a second time: {stored[name].path.name} has it, too")
             stored[name] = tensor
     head = stored.pop("lm_head.weight", None)
+    if head is not None and "wte.weight" not in stored:  # of the two that are one, safetensors' save_model keeps this
+        stored["wte.weight"], head = head, None
     tensors: dict[str, Stored] = {}
     for name, shape in shapes.items():
         tensor_name = hugging_face_name(name)

@@ -49,6 +49,8 @@ def load(model_dir: Path, fingerprint: Callable[[], bytes], shapes: Shapes, read
                     logger.warning(f"converting {model_dir} to NumPy, once ...")
                     convert(model_dir, fingerprint, shapes, read)
                     tensors = find(model_dir, fingerprint(), shapes)
+        except FileNotFoundError:  # one of the model's own
+            raise
         except OSError as error:
             logger.warning(f"the converted weights cannot be kept in {model_dir} ({error.strerror or error}): reading "
                            "the model's own files")

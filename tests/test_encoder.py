@@ -259,6 +259,7 @@ def test_an_encoder_without_end_of_text(tmp_path):
     ("  a  b", {"a": AddedToken(1, lstrip=True)}, [1, "  b"]),
     ("b  a  b", {"a": AddedToken(1, rstrip=True)}, ["b  ", 1, "b"]),
     ("a \n a", {"a": AddedToken(1, lstrip=True, rstrip=True)}, [1, 1]),
+    ("\n\n\t", {"\n": AddedToken(1, lstrip=True, rstrip=True)}, [1]),
     ("a ba a_a a1 (a)", {"a": AddedToken(1, single_word=True)}, [1, " ba a_a a1 (", 1, ")"]),
     ("[x](x)", {"[x]": AddedToken(1), "(x)": AddedToken(2)}, [1, 2]),  # not patterns
 ])
@@ -275,6 +276,14 @@ def test_added_tokens_and_padding_of_an_encoder():
     assert encoder.new_text() == [258] and encoder.encode("", added_tokens=False) == []
     with pytest.raises(ValueError, match="ids must be 0 to 258, each once, but token 'x y' has 300"):
         Encoder(vocabulary, merges, added_tokens={"x y": AddedToken(300)})
+
+
+def test_an_added_letter_that_is_the_token_of_a_byte_leaves_the_byte_what_it_is():
+    """transformers gives it no id of its own. Decoded alone it is half a character, there as here."""
+    vocabulary, merges = plain_vocabulary(("a", "b"))
+    encoder = Encoder(vocabulary, merges, added_tokens={"é": AddedToken(vocabulary["é"])})
+    assert encoder.encode("aé") == [vocabulary["a"], vocabulary["é"]]
+    assert encoder.decode(encoder.encode("鐩 è")) == "鐩 è" and encoder.token_bytes(vocabulary["é"]) == b"\xe9"
 
 
 def test_a_long_text_of_added_tokens_takes_no_quadratic_time():

@@ -158,6 +158,10 @@ def test_what_generation_config_asks_for_in_vain_is_said(folder, capsys):
     load(folder)
     names = "repetition_penalty, suppress_tokens, eos_token_id (a text ends with 5 alone)"
     assert f"ignored in {path}: {names}; transformers may" in capsys.readouterr().err
+    path.unlink()  # as older versions saved it
+    change_json(folder / "config.json", no_repeat_ngram_size=2, repetition_penalty=1.0)
+    load(folder)
+    assert f"ignored in {folder / 'config.json'}: no_repeat_ngram_size; transformers may" in capsys.readouterr().err
 
 
 def test_a_token_that_the_model_does_not_have(folder):
@@ -209,6 +213,14 @@ def test_names_types_and_what_is_beside_the_weights(folder, dtype, prefix):
     assert w.dtype == np.float32 and w.shape == (8, 32) and np.array_equal(w, wanted)
     assert params["blocks"][0]["attn"].keys() == {"c_attn", "c_proj"}
     assert params.keys() == {"blocks", "wte", "wpe", "ln_f"}
+
+
+def test_the_embedding_under_the_outputs_name(folder):
+    """safetensors.torch.save_model keeps one of two names for the same weights."""
+    tensors = read_tensors(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
+    write_tensors(folder / "model.safetensors", tensors)
+    check_logits(load(folder))
 
 
 def test_changed_weights_are_converted_again(folder, capsys):
@@ -264,6 +276,7 @@ def test_without_a_place_for_the_copy_the_weights_are_read_each_time(folder, mon
     ({"architectures": ["GPT2ForSequenceClassification"]}, "architectures .* no language model"),
     ({"n_head": ...}, "has no n_head"),
     ({"n_head": 3}, "n_embd = 8 is not divisible by n_head = 3"),
+    ({"num_attention_heads": 4}, "n_head is 2 and num_attention_heads is 4, but both name the same size"),
     ({"n_layer": "2"}, "n_layer must be a whole number"),
     ({"n_inner": -1}, "n_inner must be a whole number"),
     ({"vocab_size": 299}, "vocab.json has 300 tokens, but config.json says vocab_size = 299"),

@@ -37,6 +37,8 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
         kept = Sampling(temperature=1, top_p=top_p).probabilities(logits) > 0
         assert p[kept].sum() >= top_p > p[kept].sum() - p[kept].min()
         assert p[kept].min() > p[~kept].max()
+    for n in range(1, 50):  # however p is rounded
+        assert Sampling(temperature=1, top_p=1e-20).probabilities(np.zeros(n)).sum() == 1
 
 
 def test_the_same_seed_gives_the_same_ids(shakespeare):

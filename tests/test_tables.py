@@ -321,13 +321,14 @@ def test_parquet_stays_what_it_is(tmp_path):
         "object": pa.array([{"at": 1, "n": 1}, None], pa.struct([("at", ns), ("n", pa.int8())])),
         "map": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
         "category": pa.array(["a", None]).dictionary_encode(),
+        "categories": pa.array([{"c": "a"}, {"c": "b"}], pa.struct([("c", pa.dictionary(pa.int32(), pa.string()))])),
         "bytes": pa.array([b"\xff\x00", None]),
         "large": pa.array(["a", None], pa.large_string()),
         "small": pa.array([1.1, None], pa.float32()),
         "id": pa.array([2**64 - 1, None], pa.uint64()),
         "nothing": pa.nulls(2),
     })
-    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
     before = pq.read_table(tmp_path / "a.parquet")
     after = pq.read_table(through(tmp_path / "a.parquet", tmp_path / "out.parquet"))
     for name in table.column_names:

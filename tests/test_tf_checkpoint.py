@@ -13,7 +13,13 @@ from helpers import DATA, MODELS, ROOT, SIZES, make_model, random_tensors
 from benchmarks import random_model
 from model_files import tensor_bundle
 from model_files.tf_checkpoint import latest_checkpoint
-from utils import available_models, load_encoder_hparams_and_params, load_gpt2_params_from_tf_ckpt, load_hparams
+from utils import (
+    available_models,
+    load_encoder_hparams_and_params,
+    load_gpt2_params_from_tf_ckpt,
+    load_hparams,
+    load_params,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 DATA_FILE = "model.ckpt.data-00000-of-00001"
@@ -95,7 +101,7 @@ def test_the_checkpoints_that_the_tests_write_are_tensorflows(tensorflow, tmp_pa
     assert reader.get_variable_to_shape_map().keys() == ours.keys() and reader.get_tensor("model/global_step") == 7
 
 
-def test_a_checkpoint_in_several_data_files(folder):
+def test_a_checkpoint_in_several_data_files(folder, capsys):
     whole = read(folder)
     entries = tensor_bundle.read_index(folder / "model.ckpt")
     data = (folder / DATA_FILE).read_bytes()
@@ -113,6 +119,9 @@ def test_a_checkpoint_in_several_data_files(folder):
     (folder / "model.ckpt.data-00001-of-00002").unlink()
     with pytest.raises(FileNotFoundError, match="model.ckpt.data-00001-of-00002 is missing"):
         read(folder)
+    with pytest.raises(FileNotFoundError, match="model.ckpt.data-00001-of-00002 is missing"):
+        load_params(folder, load_hparams(folder))
+    assert "cannot be kept" not in capsys.readouterr().err
 
 
 def test_optimizer_slots_are_skipped(tmp_path):
