@@ -84,7 +84,7 @@ class Source:
                                  "in its place")
         if any(path.lower().endswith(".zst") for path in self.paths) and "zst" not in fsspec.utils.compressions:
             raise ValueError(f"{name}: before Python 3.14, .zst needs a package: pip install backports.zstd")
-        kinds = {format_of(path, FORMATS) for path in self.paths} if kind is None else {check_kind(kind)}
+        kinds = {format_of(self._bare(path), FORMATS) for path in self.paths} if kind is None else {check_kind(kind)}
         if len(kinds) > 1:
             raise ValueError(f"{name} stands for files of several formats, {', '.join(sorted(kinds))}: give one at a "
                              "time")
@@ -93,11 +93,19 @@ class Source:
     def _full(self, path):
         return os.path.abspath(path) if self.is_local else path  # fsspec takes "file:x.txt" for x.txt
 
+    def _bare(self, path):
+        return path if self.is_local else path.partition("?")[0]  # a URL may have a query
+
     @contextlib.contextmanager
     def _open(self, path):
         """The binary file of a path; OSError or ValueError where it cannot be read, with its name."""
+        import fsspec
+
+        # Not every web server sends parts of a file, which only parquet needs.
+        whole = {"block_size": 0} if self.kind != ".parquet" and path.startswith("http") and not self.is_local else {}
         try:
-            with self.fs.open(self._full(path), "rb", compression="infer") as file:
+            compression = fsspec.utils.infer_compression(self._bare(path))
+            with self.fs.open(self._full(path), "rb", compression=compression, **whole) as file:
                 yield file
         except (EOFError, OSError) as error:
             if getattr(error, "filename", None):

@@ -213,6 +213,22 @@ def test_packages_for_urls(monkeypatch):
         tables.Source("https://host/a.txt")
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.csv?token=x.y", "a.csv.gz?token=x.y"])
+def test_a_url_with_a_query_on_a_server_without_ranges(name):
+    """6 MB, more than the block that fsspec asks for."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    from file_server import FileServer
+
+    from many_texts import tables
+
+    data = b"text\n" + b"To be or not to be\n" * 320_000
+    with FileServer({"a.csv": data, "a.csv.gz": gzip.compress(data, 1)}) as server:
+        server.ranges = False
+        source = tables.Source(f"{server.url}/{name}")
+        assert list(source.types()) == ["text"]
+        assert sum(row.values == {"text": "To be or not to be"} for row in source.rows()) == 320_000
+
+
 # --- columns ------------------------------------------------------------------------------------
 
 
