@@ -4,7 +4,6 @@ A command is a function `show_...` with the options of the terminal as its param
 an option means that several commands have (`text`, `out`, `position`, ...) is said once, in `cli.help.COMMON`.
 """
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from cli.tables import print_tables
 from cli.terminal import argument_errors, notice
 from inside.pictures import figure_class
 from inside.texts import rows_of
+from many_texts.tables import whole_file
 from utils import Model, load_encoder_hparams_and_params
 
 ENDINGS = {"picture": (".png", ".pdf", ".svg"), "page": (".html", ".htm")}
@@ -95,19 +95,7 @@ def show(ask: Callable[[], Any], plot: Callable, out: str | None, **of_table: An
         figure, data = figure_class()(layout="constrained"), io.BytesIO()
         plot(result, figure)
         figure.savefig(data, dpi=100, bbox_inches="tight", format=Path(out).suffix[1:].lower())
-        write_whole(out, data.getvalue())
+        with whole_file(out) as file:
+            file.write(data.getvalue())
         notice(f"the picture is in {out}")
     print_tables(tables)
-
-
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file that appears when it is whole: Ctrl-C or a full disk leaves the old one, not half a new one."""
-    partial = Path(f"{path}.{os.getpid()}.part")  # of this process alone
-    partial.unlink(missing_ok=True)
-    try:
-        with open(partial, "xb") as file:  # not through a link
-            file.write(data)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

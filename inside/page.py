@@ -13,10 +13,11 @@ from cli.arguments import CommandLineError
 from cli.terminal import argument_errors, notice
 from generation.checks import check_whole
 from generation.hooks import Hook
-from inside.command import check_out, read_text, write_whole
+from inside.command import check_out, read_text
 from inside.model import check_model
 from inside.page_data import whole_page
 from inside.tokens import tokens
+from many_texts.tables import whole_file
 from utils import Model, load_encoder_hparams_and_params
 
 BROWSER = Path(__file__).with_name("browser")  # the template, its style and its scripts
@@ -33,7 +34,8 @@ class Page:
 
     def save(self, path: str | Path):
         """Write the page to a file, which any browser opens from disk. The file appears when it is whole."""
-        write_whole(path, self.html.encode("utf-8"))
+        with whole_file(path) as file:
+            file.write(self.html.encode("utf-8"))
 
     def _repr_html_(self):
         # A frame keeps the page's style and the notebook's apart; the sandbox keeps its script away from the notebook.

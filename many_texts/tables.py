@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
 OUT_FORMATS = FORMATS[1:]
@@ -350,16 +350,14 @@ class Columns:
     """The columns of a table and, for .parquet, the type of each, found out while the rows go by."""
 
     def __init__(self, typed: bool):
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, Kind] = collections.defaultdict(Kind)
         self.typed = typed
 
     def pass_on(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The same rows, each looked at."""
         for row in rows:
             for name, value in row.values.items():
-                kind = self.kinds.get(name)
-                if kind is None:
-                    kind = self.kinds[name] = Kind()
+                kind = self.kinds[name]
                 if self.typed:
                     kind.add(value)
             yield row
@@ -379,7 +377,7 @@ class Kind:
     def __init__(self) -> None:
         self.types: set[type] = set()
         self.low = self.high = 0  # of whole numbers
-        self.inside: dict[str | None, Kind] = {}  # by key; under None for lists
+        self.inside: dict[str | None, Kind] = collections.defaultdict(Kind)  # by key; under None for lists
 
     def add(self, value: Any, depth: int = 0) -> None:
         if value is None or object in self.types:
@@ -389,8 +387,6 @@ class Kind:
             self.low, self.high = min(self.low, value), max(self.high, value)
         elif isinstance(value, (list, dict)):
             for key, item in value.items() if isinstance(value, dict) else ((None, item) for item in value):
-                if key not in self.inside:
-                    self.inside[key] = Kind()
                 self.inside[key].add(item, depth + 1)
             if depth == MAX_NESTED_TYPES or len(self.inside) > MAX_FIELDS:
                 self.types, self.inside = {object}, {}
@@ -460,17 +456,25 @@ def write(path: str, rows: Iterator[dict[str, Any]], types: dict[str, Any]) -> N
         rows: an iterator of dicts {column: value}.
         types: dict {column: pyarrow type}; only .parquet needs the types.
     """
-    partial = Path(path + ".part")
-    partial.unlink(missing_ok=True)
+    with (whole_file(path, path + ".part") as file,
+          gzip.GzipFile("", "wb", 6, file, 0) if is_gzip(path) else contextlib.nullcontext(file) as inner):
+        WRITERS[format_of(path, OUT_FORMATS)](inner, rows, types)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, partial: str | None = None) -> Iterator[BinaryIO]:
+    """A file to write that gets its name `path` when it is whole: Ctrl-C or a full disk leaves the old one, not half a
+    new one. Until then it has the name `partial`, by default one of this process alone."""
+    partial = partial or f"{path}.{os.getpid()}.part"
+    Path(partial).unlink(missing_ok=True)
     try:
         with open(partial, "xb") as file:  # not through a link, and not into a file that somebody else has open
-            with gzip.GzipFile("", "wb", 6, file, 0) if is_gzip(path) else contextlib.nullcontext(file) as inner:
-                WRITERS[format_of(path, OUT_FORMATS)](inner, rows, types)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        Path(partial).unlink(missing_ok=True)
         raise
 
 

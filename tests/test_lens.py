@@ -16,7 +16,7 @@ import gpt2
 import lens
 from cli.tables import Table, print_table
 from cli.terminal import run_command_line
-from inside.command import write_whole
+from many_texts.tables import whole_file
 from utils import load_encoder_hparams_and_params
 
 PAIR = ["First Murderer. Second Murderer. First", "First Senator. Second Senator. First", " M", " S"]
@@ -197,7 +197,8 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(lens_py, tmp_path, co
 def test_what_is_written_does_not_go_through_a_link(tmp_path):
     (tmp_path / "precious").write_text("old")
     (tmp_path / f"a.png.{os.getpid()}.part").symlink_to(tmp_path / "precious")
-    write_whole(tmp_path / "a.png", b"new")
+    with whole_file(tmp_path / "a.png") as file:
+        file.write(b"new")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"precious": "old", "a.png": "new"}
 
 

@@ -482,7 +482,8 @@ def interrupted(tmp_path, shakespeare, how, n=700):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])  # kill, and a terminal that is closed
 def test_kill_leaves_nothing_of_what_is_piped_in(tmp_path, number):
     process = start("score", "-", "--out", tmp_path / "out.jsonl", stdin=subprocess.PIPE,
-                    env={**os.environ, "TMPDIR": str(tmp_path)})
+                    env={**os.environ, "TMPDIR": str(tmp_path)},
+                    preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # nohup has SIGHUP ignored
     process.stdin.write(b"To be")
     process.stdin.flush()
     wait_for(lambda: list(tmp_path.glob("*/stdin.txt")))
