@@ -547,12 +547,13 @@ def test_a_full_disk(tmp_path, shakespeare, batch):
 def test_an_output_that_appears_during_the_run_is_kept(tmp_path, batch):
     (tmp_path / "in.txt").write_text("\n".join(make_texts(700)))
     out = tmp_path / "out.jsonl"
-    process = start("score", tmp_path / "in.txt", "--out", out, "--n_workers", "1")
+    command = "generate", tmp_path / "in.txt", "--out", out, "-n", "25", "--n_workers", "1"
+    process = start(*command)
     wait_for(lambda: n_blocks(out) >= 1, 60)
     out.write_text("precious")
     errors = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 2 and f"error: {out} exists already" in errors and out.read_text() == "precious"
-    result = batch("score", tmp_path / "in.txt", "--out", out, "--n_workers", "1", "--overwrite")
+    result = batch(*command, "--overwrite")
     assert result.returncode == 0 and "700 were finished before" in result.stderr and len(read(out)) == 700
 
 
