@@ -1,11 +1,13 @@
 """Text that goes into a program: from its command line, a pipe, the keyboard or a file."""
 import codecs
 import contextlib
+import math
 import os
 import re
 import signal
 import stat
 import sys
+import time
 from collections.abc import Callable
 
 from cli.arguments import CommandLineError
@@ -45,9 +47,10 @@ def for_each_prompt(answer: Callable[[str], None], text: str | None, max_bytes: 
         return
     ends = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
     notice(f"type a text to continue; Ctrl-C ends a continuation, {ends} the program")
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt_once)
     while True:
         try:
-            signal.signal(signal.SIGINT, interrupt_once)
             line = ask("> ")
             if line is None:
                 return
@@ -60,11 +63,16 @@ def for_each_prompt(answer: Callable[[str], None], text: str | None, max_bytes: 
             notice("")  # after ^C
 
 
+last_interrupt = -math.inf  # when it came, in seconds
+
+
 def interrupt_once(*_: object) -> None:
-    """Ctrl-C ends an answer, once: `timeout --foreground` and other wrappers send it a second time, which would end the
-    program if it came before the next text is asked for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    """Ctrl-C, as a handler of SIGINT: `timeout --foreground` and other wrappers send it a second time, which would end
+    the program if it came before the next text is asked for."""
+    global last_interrupt
+    before, last_interrupt = last_interrupt, time.monotonic()
+    if last_interrupt - before > 0.02:
+        raise KeyboardInterrupt
 
 
 def ask(prompt: str) -> str | None:

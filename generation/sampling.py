@@ -60,7 +60,7 @@ class Sampling:
         p /= p.sum()
         if self.top_p is not None:
             # The tokens left out here add up to at most 1 - top_p, so they are not needed; sorting all takes longer.
-            likely = np.flatnonzero(p >= min(p.max(), (1 - self.top_p) / len(p)))
+            likely = np.flatnonzero(p > (1 - self.top_p) / len(p) / 2)  # half of it: at least one, however p is rounded
             order = likely[np.argsort(-p[likely], kind="stable")]
             kept = order[: 1 + np.searchsorted(np.cumsum(p[order]), self.top_p)]
             p = np.bincount(kept, p[kept], minlength=len(p)) / p[kept].sum()

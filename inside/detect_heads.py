@@ -79,8 +79,10 @@ def detect_heads(text: str | Sequence[int], model: Model, pattern: str | np.ndar
     else:
         name, wanted = "the given pattern", np.asarray(pattern, dtype=np.float64)
         if wanted.shape != (len(ids), len(ids)) or not (0 <= wanted).all() or not (wanted <= 1).all():
+            shape = wanted.shape != (len(ids), len(ids))
+            has = f"shape {list(wanted.shape)}" if shape else f"weights from {wanted.min()} to {wanted.max()}"
             raise ValueError(f"the pattern must have a row and a column for each of the {len(ids)} tokens and weights "
-                             f"from 0 to 1; this one has the shape {list(wanted.shape)}")
+                             f"from 0 to 1; it has {has}")
     if not wanted.any():
         raise ValueError(f"{name} marks nothing in this text of {len(ids)} tokens: give one in which tokens repeat")
     return with_title(HeadScores(scores_of(ids, model, wanted, hook=hook)[0], name),

@@ -52,7 +52,7 @@ def induction(model: Model, n: int = 50, seed: int = 0, hook: Hook | None = None
     """
     model = check_model(model)
     n_ctx, n_vocab = model.hparams["n_ctx"], model.hparams["n_vocab"]
-    check_whole("n", n, 2, min(n_ctx // 2, n_vocab), "half of the context, n_ctx, and different tokens")
+    check_whole("n", n, 2, min(n_ctx // 2, n_vocab), "half of the context, n_ctx, and at most n_vocab")
     check_whole("seed", seed, 0)
     ids = np.tile(np.random.default_rng(seed).choice(n_vocab, n, replace=False), 2)
     scores = scores_of(ids, model, *(PATTERNS[name](ids) for name in Induction._fields), hook=hook)

@@ -48,8 +48,8 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
     lens = logit_lens(ids, model, k, hook)
 
     answer = int(np.argmax(seen["logits"][token]))
-    log_p, *log_p_without = log_prob_of(np.full(1 + len(without), answer), np.stack([seen["logits"][token], *without]))
-    effects = np.array(log_p_without) - log_p
+    log_prob = lambda logits: log_prob_of(np.array([answer]), logits[None])[0]
+    effects = np.array([*map(log_prob, without)]) - log_prob(seen["logits"][token])
     if head is None:  # of the heads, without the column of the feed-forward networks
         head = divmod(int(np.argmax(np.abs(effects.reshape(n_layer, -1)[:, :n_head]))), n_head)
     listed = [likeliest(logits, k) for logits in seen["logits"]]

@@ -110,7 +110,9 @@ def run(name: str, options: Options, **how) -> None:
                    + (f"; {journal.n_texts:,} were finished before" if journal.n_texts else ""))
             blocks = blocks_of(unfinished(rows, journal), sizes(rows.n - journal.n_texts, n_workers, command))
             work_through(client, function, blocks, journal, rows.n, options.strict)
-            check_out(out, source, options.overwrite)  # again: it may be there by now
+            if os.path.exists(out) and not options.overwrite:
+                raise ValueError(f"{out} appeared during the run: move it away and run the same command again, or add "
+                                 "--overwrite")
             tables.write(out, joined(rows, journal, added, options.prefix, dropped), types)
         Path(journal.path).unlink(missing_ok=True)
         seconds = time.perf_counter() - start

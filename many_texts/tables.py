@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
 OUT_FORMATS = FORMATS[1:]
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 N_ROWS = 1024  # of a parquet batch
 MAX_DEPTH = 800  # of lists and objects in JSON: Python's json can read and write that in every version
 MAX_NESTED_TYPES = 32  # a parquet column nested deeper is JSON text
@@ -64,6 +65,7 @@ class Source:
         import fsspec
 
         self.name, self.is_local = name, os.path.exists(name) or "://" not in name
+        self.is_web = not self.is_local and name.lower().startswith("http")
         if self.is_local:  # a name with a * or [ in it may be that of a file, too
             self.fs = fsspec.filesystem("file")
             self.paths = [name] if os.path.exists(name) else glob.glob(os.path.expanduser(name), recursive=True)
@@ -82,7 +84,8 @@ class Source:
             if not os.path.isfile(path):
                 raise ValueError(f"{path} is not a regular file, and texts are read twice: pipe it into stdin, with - "
                                  "in its place")
-        if any(path.lower().endswith(".zst") for path in self.paths) and "zst" not in fsspec.utils.compressions:
+        zst = any(self._bare(path).lower().endswith(".zst") for path in self.paths)
+        if zst and "zst" not in fsspec.utils.compressions:
             raise ValueError(f"{name}: before Python 3.14, .zst needs a package: pip install backports.zstd")
         kinds = {format_of(self._bare(path), FORMATS) for path in self.paths} if kind is None else {check_kind(kind)}
         if len(kinds) > 1:
@@ -94,7 +97,9 @@ class Source:
         return os.path.abspath(path) if self.is_local else path  # fsspec takes "file:x.txt" for x.txt
 
     def _bare(self, path):
-        return path if self.is_local else path.partition("?")[0]  # a URL may have a query
+        """The path that says the format: without a URL's query, unless the name is in that."""
+        bare = path.partition("?")[0] if self.is_web else path
+        return bare if os.path.splitext(bare)[1].lower() in (*FORMATS, *COMPRESSIONS) else path
 
     @contextlib.contextmanager
     def _open(self, path):
@@ -102,7 +107,7 @@ class Source:
         import fsspec
 
         # Not every web server sends parts of a file, which only parquet needs.
-        whole = {"block_size": 0} if self.kind != ".parquet" and path.startswith("http") and not self.is_local else {}
+        whole = {"block_size": 0} if self.is_web and self.kind != ".parquet" else {}
         try:
             compression = fsspec.utils.infer_compression(self._bare(path))
             with self.fs.open(self._full(path), "rb", compression=compression, **whole) as file:
@@ -156,7 +161,7 @@ def check_kind(kind: str) -> str:
     return "." + kind
 
 
-def format_of(path: str, formats: Iterable[str], compressions: Iterable[str] = (".gz", ".bz2", ".xz", ".zst")) -> str:
+def format_of(path: str, formats: Iterable[str], compressions: Iterable[str] = COMPRESSIONS) -> str:
     """The ending of a path, without that of a compression: one of `formats`, else ValueError."""
     name, ending = os.path.splitext(path)
     if ending.lower() in compressions:
@@ -474,7 +479,8 @@ def whole_file(path: str | Path, partial: str | None = None) -> Iterator[BinaryI
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
         raise
 
 

@@ -326,7 +326,13 @@ def test_ctrl_c_during_the_imports_ends_quietly(tmp_path, module):
 
 
 @posix
-def test_ctrl_c_where_python_ignores_it_comes_again():
+@pytest.mark.parametrize("program, status", [
+    ("run_command_line(wait, [])", 130),
+    ("from cli import text_in\n"
+     "lines = iter(['a text', None])\n"
+     "text_in._at_keyboard, text_in.ask, text_in.notice = lambda: True, lambda prompt: next(lines), lambda text: None\n"
+     "run_command_line(lambda: text_in.for_each_prompt(lambda text: wait(), None), [])", 0)])
+def test_ctrl_c_where_python_ignores_it_comes_again(program, status):
     """Python prints and forgets what is raised in a callback of the garbage collector. Here Ctrl-C comes in one."""
     script = ("import gc, signal, time\n"
               "from cli.startup import guard_imports\n"
@@ -339,10 +345,10 @@ def test_ctrl_c_where_python_ignores_it_comes_again():
               "    gc.callbacks.append(press)\n"
               "    gc.collect()\n"
               "    time.sleep(30)\n"
-              "run_command_line(wait, [])\n")
+              + program)
     process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, preexec_fn=interruptible, capture_output=True,
                              timeout=20)
-    assert (process.returncode, process.stdout, process.stderr) == (130, b"", b"")
+    assert (process.returncode, process.stdout, process.stderr) == (status, b"", b"")
 
 
 @posix

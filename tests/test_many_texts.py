@@ -552,7 +552,7 @@ def test_an_output_that_appears_during_the_run_is_kept(tmp_path, batch):
     wait_for(lambda: n_blocks(out) >= 1, 60)
     out.write_text("precious")
     errors = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 2 and f"error: {out} exists already" in errors and out.read_text() == "precious"
+    assert process.returncode == 1 and f"error: {out} appeared during" in errors and out.read_text() == "precious"
     result = batch(*command, "--overwrite")
     assert result.returncode == 0 and "700 were finished before" in result.stderr and len(read(out)) == 700
 

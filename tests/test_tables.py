@@ -213,7 +213,8 @@ def test_packages_for_urls(monkeypatch):
         tables.Source("https://host/a.txt")
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.csv?token=x.y", "a.csv.gz?token=x.y"])
+@pytest.mark.parametrize("name", ["a.csv", "a.csv?token=x.y", "a.csv.gz?token=x.y", "get?file=a.csv",
+                                  "get.php?file=a.csv.gz"])
 def test_a_url_with_a_query_on_a_server_without_ranges(name):
     """6 MB, more than the block that fsspec asks for."""
     pytest.importorskip("aiohttp", reason="aiohttp is not installed")
@@ -222,7 +223,8 @@ def test_a_url_with_a_query_on_a_server_without_ranges(name):
     from many_texts import tables
 
     data = b"text\n" + b"To be or not to be\n" * 320_000
-    with FileServer({"a.csv": data, "a.csv.gz": gzip.compress(data, 1)}) as server:
+    packed = gzip.compress(data, 1)
+    with FileServer({"a.csv": data, "a.csv.gz": packed, "get": data, "get.php": packed}) as server:
         server.ranges = False
         source = tables.Source(f"{server.url}/{name}")
         assert list(source.types()) == ["text"]

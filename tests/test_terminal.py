@@ -150,7 +150,8 @@ def test_a_notice_that_nobody_reads_does_not_end_the_work(monkeypatch):
     os.close(read)
     with contextlib.suppress(BrokenPipeError), open(write, "w") as closed:
         monkeypatch.setattr(sys, "stderr", closed)
-        assert exit_status(lambda: terminal.notice("2 texts on 2 workers")) == 0
+        status = exit_status(lambda: terminal.notice("2 texts on 2 workers"))
+    assert status == 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals as POSIX does")
@@ -172,6 +173,8 @@ def test_a_second_ctrl_c_while_the_first_is_answered_does_not_end_the_program(mo
     monkeypatch.setattr(text_in, "notice", notice)
     try:
         text_in.for_each_prompt(answer, None)
+    except KeyboardInterrupt:
+        pytest.fail("the second one ended it")
     finally:
         signal.signal(signal.SIGINT, before)
     assert answered == ["a", "b"]

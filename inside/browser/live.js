@@ -88,7 +88,7 @@ function take(answer, sent) {
 
 // What takes long is measured after a rest; the server stops measuring when something else is asked.
 const measured = { key: "", values: {} }; // what was measured last, and for which state
-let resting;
+let resting, measuring; // the timer; what the server is measuring
 
 // What the measurements of a view depend on; null where there are none.
 function measuredKey({ view, token, out, other, patches, answer, wrong, explained }) {
@@ -113,8 +113,10 @@ function measureSoon() {
     data.effects = { ...before, stale: true };
   }
   resting = setTimeout(async () => {
-    if (asking || document.hidden) return;
+    if (asking || document.hidden || key === measuring) return;
+    measuring = key;
     const response = await post("measure", request({ ...state, ids: data.ids, text: null, steps: [] })).catch(() => null);
+    if (key === measuring) measuring = null;
     const values = response?.ok ? await response.json() : {};
     if (key !== measuredKey(state)) return; // it is no longer shown
     if (values.interrupted) {
