@@ -328,7 +328,7 @@ def split_at(text: str, tokens: dict[str, AddedToken]) -> Iterator[str | int]:
         if token.single_word and (WORD.match(text, stop) or WORD.match(text, start - 1, start)):
             continue
         if token.lstrip:
-            start = SPACE_BEFORE.match(text, done, start).start()
+            start = SPACE_BEFORE.match(text, min(done, start), start).start()
         if token.rstrip:
             stop = SPACE.match(text, stop).end()
         if stop <= done:  # white space that belongs to the token before
