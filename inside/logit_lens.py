@@ -15,7 +15,7 @@ from inside.command import print_answer
 from inside.interventions import compose, record
 from inside.model import check_model, model_name
 from inside.next_tokens import likeliest
-from inside.pictures import CHARACTER, LINE, colour_bar, in_cells, legible, name_all, new_axes, number_axis, token_axis
+from inside.pictures import CHARACTER, LINE, colour_bar, families, legible, name_all, new_axes, number_axis, token_axis
 from inside.result import table_of, titled, with_title
 from inside.tokens import pieces_of, quote, tokens
 from many_texts.batches import logits_of
@@ -113,7 +113,9 @@ def plot_logit_lens(result: Any, ax: Any = None) -> Any:
     longest = min(9, int(width / n_layer / (1.3 * size * CHARACTER)))  # characters in a cell; capitals are wide
     if size >= 5 and longest >= 3:
         labels = legible(result.predictions[:, :, 0].T.ravel(), longest)
-        in_cells(ax, labels, n_layer, size, np.where(p.ravel() > 0.6, "black", "white"))
+        for (token, layer), label in np.ndenumerate(np.reshape(labels, p.shape)):
+            ax.text(layer, token, label, size=size, color="black" if p[token, layer] > 0.6 else "white", ha="center",
+                    va="center_baseline", family=families(label), parse_math=False, in_layout=False)
     token_axis(ax.yaxis, result.pieces, height, size=min(8, max(5.5, size)))
     number_axis(ax.xaxis, n_layer, width)
     if n > 40:  # too far to look down to the bottom

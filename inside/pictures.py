@@ -128,43 +128,6 @@ def _draws(path, character):
         return False
 
 
-def in_cells(ax, labels, n_columns, size, colours):
-    """Write into the cells of a grid, row by row, as shapes: matplotlib draws only a few hundred texts in a second.
-
-    Args:
-        labels: list of str, with n_columns in each row; size is that of their font.
-        colours: one for each label.
-    """
-    from matplotlib.collections import PathCollection
-    from matplotlib.path import Path
-    from matplotlib.transforms import Affine2D
-
-    shapes = {}
-    for label in set(labels):
-        outlines, widths = zip(*map(_outline, label or " "))
-        starts = np.cumsum([-sum(widths) / 2, *widths[:-1]])  # the middle is at 0
-        moved = [Path(outline.vertices + (start, -0.36), outline.codes)  # half of a capital's height
-                 for outline, start in zip(outlines, starts)]
-        shapes[label] = Path.make_compound_path(*moved)
-    cells = [divmod(i, n_columns)[::-1] for i in range(len(labels))]
-    ax.add_collection(PathCollection([shapes[label] for label in labels], offsets=cells, offset_transform=ax.transData,
-                                     facecolors=colours, linewidths=0, in_layout=False,
-                                     transform=Affine2D().scale(size / 72) + ax.figure.dpi_scale_trans), autolim=False)
-
-
-@functools.lru_cache(maxsize=2**12)
-def _outline(character):
-    """The shape of a character in a font of size 1, a Path, and how far it is to the next one."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.path import Path
-    from matplotlib.textpath import TextPath, text_to_path
-
-    font = FontProperties(family=families(character), size=1)
-    width = lambda text: text_to_path.get_text_width_height_descent(text, font, False)[0]
-    outline = Path(np.zeros((1, 2))) if character == " " else TextPath((0, 0), character, prop=font)
-    return outline, width(f"n{character}n") - width("nn")
-
-
 def colour_bar(image, ax, label, height):
     """A colour bar beside the Axes, as high as the picture, about `height` inches."""
     from matplotlib.transforms import Bbox

@@ -1,14 +1,13 @@
 """The pictures: every token is shown, labels stay legible, titles name model and text, sizes stay bounded."""
 import io
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import KOREAN, TEXT, random_model, read_png
 
 import lens
-from inside.pictures import families, font_with, in_cells, is_plain, legible
+from inside.pictures import families, font_with, is_plain, legible
 
 
 def draw(plot, result):
@@ -42,7 +41,7 @@ def test_plots_show_every_token(shakespeare, text):
     ax = draw(lens.plot_attention, lens.attention(text, shakespeare, 1))
     assert len(ax.images) == 6 and ticks(ax.xaxis) == pieces * 3 and ticks(ax.yaxis) == pieces * 2
     ax = draw(lens.plot_logit_lens, lens.logit_lens(text, shakespeare))
-    assert ticks(ax.yaxis) == pieces and len(cells_of(ax)) == 6 * n and len(ax.figure.axes) == 2
+    assert ticks(ax.yaxis) == pieces and len(ax.texts) == 6 * n and len(ax.figure.axes) == 2
     ax = draw(lens.plot_score, lens.score(text, shakespeare))
     assert ticks(ax.xaxis) == pieces and len(ax.patches) == n
     words = (result := lens.score(text, shakespeare, words=True)).words
@@ -95,24 +94,6 @@ def test_pictures_of_means_show_their_standard_errors(shakespeare):
     np.testing.assert_array_equal(alpha < 0.5, (np.abs(result.grid) < 2 * result.standard_error).reshape(36, -1))
     one = lens.plot_ablation(lens.ablation(texts[0], shakespeare, " C"), Figure())
     assert (one.images[0].get_alpha() == 1).all() and "±" not in one.texts[0].get_text()
-
-
-def test_what_is_written_into_cells_has_the_shape_and_place_of_text():
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4, 4))
-    ax = figure.add_subplot()
-    ax.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5))
-    labels = ["Rome", "\u00b7i W", "", "f\u21b5"]
-    in_cells(ax, labels, 2, 8, ["black"] * 4)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for i, (label, shape) in enumerate(zip(labels, cells_of(ax), strict=True)):
-        box, center = shape.get_window_extent(None), ax.transData.transform((i % 2, i // 2))
-        text = ax.text(i % 2, i // 2, label, ha="center", va="center", size=8).get_window_extent(renderer)
-        if label:
-            assert (box.x0 + box.x1) / 2 == pytest.approx(center[0], abs=1.5)
-            assert box.y0 < center[1] < box.y1 and box.width == pytest.approx(text.width, abs=2.5)
 
 
 @pytest.mark.filterwarnings("error")  # of glyphs that the fonts lack
@@ -189,17 +170,6 @@ def overlapping(artists, renderer):
     return hidden
 
 
-def cells_of(ax):
-    """What is written into cells as shapes, with what `overlapping` asks of text."""
-    written = []
-    for collection in ax.collections:
-        places = collection.get_offset_transform().transform(collection.get_offsets())
-        for n, (path, place) in enumerate(zip(collection.get_paths(), places, strict=True)):
-            box = path.get_extents(collection.get_transform()).translated(*place)
-            written.append(SimpleNamespace(get_text=f"cell {n}".__str__, get_window_extent=lambda _, box=box: box))
-    return written
-
-
 def assert_legible(ax, dpi):
     """No label of the Axes covers another, the colour bar stands beside the picture and is as high."""
     figure = ax.figure
@@ -208,7 +178,7 @@ def assert_legible(ax, dpi):
     renderer = figure.canvas.get_renderer()
     shown = [[label for label, place in zip(axis.get_ticklabels(), axis.get_ticklocs()) if low <= place <= high]
              for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim())))]
-    for labels in (*shown, ax.texts, cells_of(ax)):
+    for labels in (*shown, ax.texts):
         assert overlapping(labels, renderer) == []
     assert overlapping([ax.title, *ax.texts[:30]], renderer) == []
     for bar in ax.figure.axes:
@@ -276,6 +246,6 @@ def test_pictures_on_a_small_axes_do_not_overlap(shakespeare, width, height, lay
 @pytest.mark.slow
 def test_a_long_logit_lens_names_every_token_and_its_layers_above_too(large):
     ax = on_a_figure(lens.plot_logit_lens, lens.logit_lens(np.arange(192), large))
-    assert len(ax.get_yticklabels()) == 192 and len(cells_of(ax)) == 192 * 12
+    assert len(ax.get_yticklabels()) == 192 and len(ax.texts) == 192 * 12
     assert ax.get_yticklabels()[0].get_size() >= 5.5
     assert ax.xaxis.get_tick_params()["labeltop"] and ax.xaxis.get_tick_params()["labelbottom"]
