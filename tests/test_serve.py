@@ -521,18 +521,31 @@ def test_clicks_that_come_too_fast_are_all_done(browser, shakespeare):
 
 
 @pytest.mark.slow
-def test_what_a_hidden_page_left_is_measured_when_it_is_shown(browser):
+def test_what_a_hidden_page_left_is_measured_when_it_is_shown(browser, explorer, monkeypatch):
+    measure, begun = explorer.measure, []
+
+    def slow(*arguments):
+        begun.append(arguments)
+        time.sleep(1.5)
+        return measure(*arguments)
+
     def turn(hidden):
         browser.js("Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true})", hidden)
         browser.js("document.dispatchEvent(new Event('visibilitychange'))")
 
+    monkeypatch.setattr(explorer, "measure", slow)
     turn(hidden=True)
-    browser.one("#text").send_keys(" Citizen")
+    browser.one("#text").send_keys(" ")
     settled(browser)
     time.sleep(0.5)  # longer than REST
-    assert not shows_effects(browser)
+    assert not begun
     turn(hidden=False)
+    wait_for(lambda: begun)
+    turn(hidden=True)
+    turn(hidden=False)  # while it is being measured
     wait_for(lambda: shows_effects(browser))
+    time.sleep(0.3)
+    assert len(begun) == 1
 
 
 @pytest.mark.slow
