@@ -93,9 +93,9 @@ def score(texts: str | None = None, *, out: str, tokens: bool = False, words: bo
 COMMANDS: dict[str, Callable] = {"generate": generate, "score": score}
 
 if __name__ == "__main__":
-    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):  # as Ctrl-C: no copy of the texts stays in /tmp
-        if signal.getsignal(number := getattr(signal, name)) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, signal.default_int_handler)
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows has no SIGHUP
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: no copy of the texts stays in /tmp
     try:
         run_command_line(COMMANDS, short={"n": "n_tokens_to_generate", "t": "temperature", "m": "model_size",
                                           "o": "out"})

@@ -221,7 +221,7 @@ def generate_stream(inputs: Sequence[int] | np.ndarray, params: dict[str, Any], 
     return loop(ids, n_tokens_to_generate, forward, cache, choose, stop_id)
 
 
-# --- the command line (cli/help.py describes the options that batch.py shares) ---------------------
+# --- the command line (cli/help.py describes the options that batch.py shares) ------------------
 
 
 def main(prompt: str | None = None, n_tokens_to_generate: int = 40, model_size: str | None = None,

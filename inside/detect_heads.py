@@ -78,9 +78,9 @@ def detect_heads(text: str | Sequence[int], model: Model, pattern: str | np.ndar
         name, wanted = pattern, PATTERNS[pattern](ids)
     else:
         name, wanted = "the given pattern", np.asarray(pattern, dtype=np.float64)
-        if wanted.shape != (len(ids), len(ids)) or not (0 <= wanted).all() or not (wanted <= 1).all():
-            shape = wanted.shape != (len(ids), len(ids))
-            has = f"shape {list(wanted.shape)}" if shape else f"weights from {wanted.min()} to {wanted.max()}"
+        fits = wanted.shape == (len(ids), len(ids))
+        if not fits or not (0 <= wanted).all() or not (wanted <= 1).all():
+            has = f"weights from {wanted.min()} to {wanted.max()}" if fits else f"shape {list(wanted.shape)}"
             raise ValueError(f"the pattern must have a row and a column for each of the {len(ids)} tokens and weights "
                              f"from 0 to 1; it has {has}")
     if not wanted.any():

@@ -157,11 +157,10 @@ class Explorer:
         if state.view == "next" and n_layer * (n_head + 1) <= MOST_RUNS:
             now = self.logits(ids, changes, state.token)
             answer = self._explained(state, now)
-            log_prob = lambda logits: log_prob_of(np.array([answer]), logits[None])[0]
             found = metrics([page_data.part_taken_out(part, n_head) for part in range(n_layer * (n_head + 1))],
-                            self._hook(changes), log_prob)
+                            self._hook(changes), lambda logits: page_data.log_prob(logits, answer))
             return {"effects": {"token": state.token, "answer": answer,
-                                "log_probs": page_data.rounded(found - log_prob(now), 3)}}
+                                "log_probs": page_data.rounded(found - page_data.log_prob(now, answer), 3)}}
         if state.view == "patching" and state.other and n_layer * len(ids) <= MOST_RUNS:
             texts = self._patching(state, ids, changes)
             if texts.get("error") or texts["clean"] == texts["corrupted"]:

@@ -48,8 +48,7 @@ def whole_page(ids: Sequence[int], model: Model, k: int, hook: Hook | None = Non
     lens = logit_lens(ids, model, k, hook)
 
     answer = int(np.argmax(seen["logits"][token]))
-    log_prob = lambda logits: log_prob_of(np.array([answer]), logits[None])[0]
-    effects = np.array([*map(log_prob, without)]) - log_prob(seen["logits"][token])
+    effects = np.array([log_prob(logits, answer) for logits in without]) - log_prob(seen["logits"][token], answer)
     if head is None:  # of the heads, without the column of the feed-forward networks
         head = divmod(int(np.argmax(np.abs(effects.reshape(n_layer, -1)[:, :n_head]))), n_head)
     listed = [likeliest(logits, k) for logits in seen["logits"]]
@@ -116,6 +115,11 @@ def ids_in(data: dict) -> set[int]:
         shown.update(*layer)
     shown.update(data["patching"][name] for name in ("answer", "wrong") if name in data.get("patching", {}))
     return shown.union(data.get("ids", ()))
+
+
+def log_prob(logits: np.ndarray, i: int) -> float:
+    """The natural logarithm of a token's probability, from the logits [n_vocab]."""
+    return float(log_prob_of(np.array([i]), logits[None])[0])
 
 
 def run(logits: np.ndarray, ids: Iterable[int]) -> dict:

@@ -91,14 +91,13 @@ class Partial:
         is_one = isinstance(version, dict) and version.keys() == {"length", "md5", "ETag", "Last-Modified"}
         return version if is_one else None
 
-    def resumes_at(self) -> int:
+    def resumes_at(self, version: dict | None) -> int:
         """Where the next try begins: 0 also where the file's length is unknown, since the rest has no end then."""
-        version = self.version()
         return self.size() if version and version["length"] else 0
 
     def outlook(self) -> str:
         """For the end of a message: that the next run resumes, if it does."""
-        return "; what came is kept, and the next run resumes from there" if self.resumes_at() else ""
+        return "; what came is kept, and the next run resumes from there" if self.resumes_at(self.version()) else ""
 
     def start(self, version: dict) -> None:
         self.remove()
@@ -165,7 +164,8 @@ def _fetch(url, partial, length, max_length):
 
 def _try(url, partial, length, max_length):
     """One try: ask for the missing bytes, check the answer, write what comes. Returns the file's version."""
-    version, start = partial.version(), partial.resumes_at()
+    version = partial.version()
+    start = partial.resumes_at(version)
     if start and start == version["length"]:
         return version
     with _ask(url, start) as response:

@@ -86,8 +86,7 @@ def say_what_is_ignored(folder: Path) -> None:
     if isinstance(ends := generation.get("eos_token_id"), list) and len(ends) > 1:
         names.append(f"eos_token_id (a text ends with {ends[0]} alone)")
     if names:
-        logger.warning(f"ignored in {path}: {', '.join(names)}; transformers may generate "
-                       "another text")
+        logger.warning(f"ignored in {path}: {', '.join(names)}; transformers may generate another text")
 
 
 def check_format(names: list[str], model: str) -> None:
